@@ -1,0 +1,70 @@
+"""Places in what the user wrote, and messages about them.
+
+In: spans and facts. Out: `Diagnostic` values and their rendering as text. Must not read files or know what a manifest is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A place in a text: 1-based line and column, `width` columns wide."""
+
+    file: str
+    line: int
+    column: int
+    width: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+class Severity(StrEnum):
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnostic:
+    """One message with a stable code, and where it belongs. `related` are further places with a word each."""
+
+    code: str
+    message: str
+    span: Span | None = None
+    hint: str | None = None
+    severity: Severity = Severity.ERROR
+    related: tuple[tuple[Span, str], ...] = ()
+
+
+def render(diagnostics: Iterable[Diagnostic], sources: Mapping[str, str]) -> str:
+    """The diagnostics as text; `sources` maps a file's name to its content, for the source lines."""
+    lines = {name: text.splitlines() for name, text in sources.items()}
+    return "\n".join(_block(each, lines) for each in diagnostics)
+
+
+def _block(each: Diagnostic, lines: Mapping[str, list[str]]) -> str:
+    out = [f"{each.severity}[{each.code}]: {each.message}"]
+    if each.span:
+        out += _excerpt(each.span, each.hint, lines)
+    elif each.hint:
+        out.append(f"  hint: {each.hint}")
+    for span, word in each.related:
+        out += _excerpt(span, word, lines)
+    return "\n".join(out) + "\n"
+
+
+def _excerpt(span: Span, word: str | None, lines: Mapping[str, list[str]]) -> list[str]:
+    text = lines.get(span.file, [])
+    out = [f"  --> {span}"]
+    if not 1 <= span.line <= len(text):
+        return [*out, f"   = {word}"] if word else out
+    margin = " " * len(str(span.line))
+    source = text[span.line - 1].replace("\t", " ").rstrip()
+    width = max(1, min(span.width, len(source) - span.column + 1))
+    marks = " " * (span.column - 1) + "^" * width
+    out += [f"{margin} |", f"{span.line} | {source}", f"{margin} | {marks}{' ' + word if word else ''}"]
+    return out

@@ -1,0 +1,301 @@
+"""What we mean: the resolved stack. Frozen values; sizes in bytes, times in seconds, paths absolute.
+
+In: built by `resolve`. Out: read by graph, plan, execute and drivers. Every field of a spec carries its update class
+(how a change of it reaches a running resource); the planner reads nothing else to choose a verb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from orchestrator.diagnostics import Span
+from orchestrator.model.ids import Kind, Ref
+
+
+class Update(StrEnum):
+    """How a changed field reaches what runs."""
+
+    LIVE = "live"  # written while it runs; same pid
+    RESTART = "restart"  # same incarnation, new process
+    REPLACE = "replace"  # new incarnation; cascades along structural needs
+
+
+def _setting(update: Update, default: Any = MISSING, *, factory: Any = MISSING) -> Any:
+    if factory is not MISSING:
+        return field(default_factory=factory, metadata={"update": update})
+    return field(default=default, metadata={"update": update})
+
+
+def _live(default: Any = MISSING, **kw: Any) -> Any:
+    return _setting(Update.LIVE, default, **kw)
+
+
+def _restart(default: Any = MISSING, **kw: Any) -> Any:
+    return _setting(Update.RESTART, default, **kw)
+
+
+def _replace(default: Any = MISSING, **kw: Any) -> Any:
+    return _setting(Update.REPLACE, default, **kw)
+
+
+class Until(StrEnum):
+    """When a need is met."""
+
+    CREATED = "created"
+    STARTED = "started"
+    HEALTHY = "healthy"
+    COMPLETED = "completed"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Need:
+    """`web -> db` means web needs db. `structural` needs cascade a replacement (rootfs, volume, network, group)."""
+
+    ref: Ref
+    until: Until = Until.CREATED
+    structural: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IoLimit:
+    """Bytes and operations per second on one block device; `device` None is the one that holds the root."""
+
+    device: str | None = None
+    read_bps: int | None = None
+    write_bps: int | None = None
+    read_iops: int | None = None
+    write_iops: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """cgroup limits in cgroup v2's terms. `cpus` in cores, `memory`, `memory_high` and `swap` in bytes (swap alone)."""
+
+    cpus: float | None = None
+    cpu_weight: int | None = None
+    cpuset: str | None = None
+    memory: int | None = None
+    memory_high: int | None = None
+    swap: int | None = None
+    pids: int | None = None
+    io: tuple[IoLimit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackSpec:
+    """The stack's total budget: one parent cgroup."""
+
+    limits: Limits = _live(factory=Limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRoot:
+    """The host's /usr read-only over a private minimal skeleton."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectoryRoot:
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveRoot:
+    path: str
+    sha256: str
+
+
+RootSource = HostRoot | DirectoryRoot | ArchiveRoot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootfsSpec:
+    source: RootSource = _replace()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSpec:
+    """`members` are the names (instances and services) that get an address here, in a stable order."""
+
+    subnet: str | None = _replace(None)
+    internal: bool = _live(False)
+    members: tuple[str, ...] = _live(())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeSpec:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSpec:
+    """One instance: `web-1`. `networks` in the order written; () is loopback only. `service` is the group's name."""
+
+    service: str = _replace()
+    hostname: str = _replace()
+    networks: tuple[str, ...] = _replace(())
+    dns: tuple[str, ...] = _live(())
+    limits: Limits = _live(factory=Limits)
+
+
+class Protocol(StrEnum):
+    TCP = "tcp"
+    UDP = "udp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publish:
+    """One published port: `address:host_port` reaches `container_port` of the group's instances."""
+
+    address: str = "127.0.0.1"
+    host_port: int
+    container_port: int
+    protocol: Protocol = Protocol.TCP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSpec:
+    """A group's name on its networks and its published ports; `instances` are the group instances behind it."""
+
+    networks: tuple[str, ...] = _live(())
+    instances: tuple[str, ...] = _live(())
+    publish: tuple[Publish, ...] = _live(())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeMount:
+    volume: str
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindMount:
+    source: str
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TmpfsMount:
+    target: str
+    size: int
+    read_only: bool = False
+
+
+Mount = VolumeMount | BindMount | TmpfsMount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ulimit:
+    """One rlimit by its lower-case name (`nofile`); -1 is unlimited (setrlimit(2))."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandProbe:
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpProbe:
+    """GET http://ADDRESS:port/path; healthy when low <= status <= high and `body`, if any, is in the answer."""
+
+    port: int
+    path: str = "/"
+    status: tuple[int, int] = (200, 399)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpProbe:
+    port: int
+
+
+Probe = CommandProbe | HttpProbe | TcpProbe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    probe: Probe
+    interval: float = 10.0
+    timeout: float = 5.0
+    retries: int = 3
+    start_period: float = 0.0
+
+
+class RestartPolicy(StrEnum):
+    ALWAYS = "always"
+    ON_FAILURE = "on-failure"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """`signal` by its name without SIG, then `grace` seconds, then KILL."""
+
+    signal: str = "TERM"
+    grace: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logs:
+    max_size: int = 10 * 1024 * 1024
+    files: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Runs to completion, once per applied spec; started again at most `retries` times after a failure."""
+
+    retries: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerSpec:
+    """One container. `command` is entrypoint and command joined: the argv. `user` as written, resolved in the rootfs."""
+
+    rootfs: str = _replace()
+    command: tuple[str, ...] = _restart()
+    env: Mapping[str, str] = _restart(factory=dict)
+    user: str | None = _restart(None)
+    workdir: str | None = _restart(None)
+    mounts: tuple[Mount, ...] = _restart(())
+    limits: Limits = _live(factory=Limits)
+    ulimits: tuple[Ulimit, ...] = _restart(())
+    health: Health | None = _live(None)
+    restart: RestartPolicy = _live(RestartPolicy.ALWAYS)
+    stop: Stop = _live(factory=Stop)
+    job: Job | None = _replace(None)
+    init: bool = _restart(False)
+    read_only: bool = _restart(False)
+    logs: Logs = _live(factory=Logs)
+
+
+Spec = StackSpec | RootfsSpec | NetworkSpec | VolumeSpec | GroupSpec | ServiceSpec | ContainerSpec
+
+SPECS: Mapping[Kind, type[Spec]] = {
+    Kind.STACK: StackSpec,
+    Kind.ROOTFS: RootfsSpec,
+    Kind.NETWORK: NetworkSpec,
+    Kind.VOLUME: VolumeSpec,
+    Kind.GROUP: GroupSpec,
+    Kind.SERVICE: ServiceSpec,
+    Kind.CONTAINER: ContainerSpec,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """All that is wished for under one name. `places` maps (ref, dotted field) and (ref, "") to where it was written."""
+
+    name: str
+    resources: Mapping[Ref, Spec]
+    needs: Mapping[Ref, tuple[Need, ...]]
+    places: Mapping[tuple[Ref, str], Span] = field(default_factory=dict)

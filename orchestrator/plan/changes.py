@@ -1,0 +1,110 @@
+"""The plan as a value: why (`Change`) apart from how (`Step`).
+
+In: built by `planner`. Out: read by `execute`, shown by the CLI. Plain data; the same input gives an equal plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from orchestrator.diagnostics import Span
+from orchestrator.model.desired import Need, Spec, Update
+from orchestrator.model.ids import Ref
+
+
+class Verb(StrEnum):
+    KEEP = "keep"
+    CREATE = "create"
+    START = "start"  # it exists and is not in effect
+    UPDATE = "update"  # live: same process
+    RESTART = "restart"  # same incarnation, new process
+    REPLACE = "replace"  # new incarnation
+    DELETE = "delete"
+
+
+class Op(StrEnum):
+    CREATE = "create"
+    START = "start"
+    STOP = "stop"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldChange:
+    """One dotted field, encoded old and new value (None: not there), its update class and where it was written."""
+
+    name: str
+    old: Any
+    new: Any
+    update: Update
+    place: Span | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What becomes of one ref and why. `id` is the incarnation that it acts on (None for a create).
+
+    `cause` is the ref whose replacement cascades to this one. `waits` are needs that do not hold yet: the change has no
+    steps in this plan, a later pass makes them. `not_before`: CLOCK_BOOTTIME seconds, restart back-off.
+    """
+
+    ref: Ref
+    verb: Verb
+    reason: str = ""
+    id: str | None = None
+    fields: tuple[FieldChange, ...] = ()
+    cause: Ref | None = None
+    waits: tuple[Need, ...] = ()
+    not_before: float | None = None
+    place: Span | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One operation. `id` None means the incarnation that this plan's CREATE step of the same ref makes.
+
+    `after`: numbers of steps that must have succeeded first. `spec`, `needs`: for CREATE and UPDATE; `fields`: the dotted
+    names that an UPDATE changes.
+    """
+
+    number: int
+    op: Op
+    ref: Ref
+    id: str | None = None
+    after: tuple[int, ...] = ()
+    spec: Spec | None = None
+    needs: tuple[Need, ...] = ()
+    fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Words of the user that change what a plan may do. `prune_data`: volumes that left the manifest are deleted too.
+
+    `force`: refs to be restarted whatever their state.
+    """
+
+    prune_data: bool = False
+    force: frozenset[Ref] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """`changes` in creation order (deletions after them, dependents first), without KEEP; `steps` by number.
+
+    `failures`: refs that stay as they are, with the reason a user must act on (`gave up after 10 starts ...`, `exit 1,
+    restart: never`). A plan without changes and failures means: settled, or waiting on health alone.
+    """
+
+    stack: str
+    changes: tuple[Change, ...] = ()
+    steps: tuple[Step, ...] = ()
+    failures: Mapping[Ref, str] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        return not self.changes

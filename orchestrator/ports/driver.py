@@ -1,0 +1,144 @@
+"""What the core needs from the world: one small protocol for every kind of resource.
+
+Drivers speak their world's words inside; here they answer in the model's. Every operation may be killed between any two
+lines and must be idempotent: create over a half-made thing, delete of what is gone and stop of what is stopped succeed.
+Errors: `StepError` (with call, argument, errno) or `HostError`; nothing else leaves a driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.model.desired import Limits, Need, Spec, Stack
+from orchestrator.model.ids import Incarnation, Kind, Ref
+from orchestrator.model.observed import Observation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """A need together with the incarnation that meets it."""
+
+    need: Need
+    target: Incarnation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A reason why this host or driver cannot do what is asked; found before anything is touched."""
+
+    ref: Ref
+    field: str
+    message: str
+    hint: str | None = None
+
+
+class Driver(Protocol):
+    """Makes and unmakes incarnations of its `kinds`."""
+
+    @property
+    def kinds(self) -> frozenset[Kind]: ...
+
+    def stacks(self) -> frozenset[str]:
+        """The stacks of which it holds anything."""
+        ...
+
+    def check(self, stack: Stack) -> Sequence[Problem]:
+        """What of the stack it could not do here (a missing controller, a taken port or subnet, no such file)."""
+        ...
+
+    def observe(self, stack: str) -> Sequence[Observation]:
+        """All incarnations of the stack, read from the world now."""
+        ...
+
+    def create(self, target: Incarnation, spec: Spec, bound: Sequence[Bound]) -> None:
+        """Make it, recorded and not yet in effect; `bound` are its needs, kept in the record."""
+        ...
+
+    def start(self, target: Incarnation) -> None:
+        """Bring it into effect. For a container: returns when its execve has succeeded."""
+        ...
+
+    def stop(self, target: Incarnation) -> None:
+        """Take it out of effect; a container by its stop signal, grace and KILL."""
+        ...
+
+    def update(self, target: Incarnation, spec: Spec, fields: Sequence[str]) -> None:
+        """Record `spec` and write its live `fields` (dotted names) to what runs."""
+        ...
+
+    def delete(self, target: Incarnation) -> None:
+        """Remove it and its record. Volumes: the data too (the planner guards it)."""
+        ...
+
+
+# What the embedded driver needs from its neighbours; drivers never import each other.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """A group instance to be put on its networks: `netns` is the path of its pinned network namespace."""
+
+    target: Incarnation
+    service: str
+    hostname: str
+    networks: tuple[str, ...]
+    dns: tuple[str, ...]
+    netns: str
+
+
+class GroupNetwork(Protocol):
+    """Connects a group's network namespace; hosts and resolv.conf files live in `Layout.group_run`."""
+
+    def attach(self, attachment: Attachment) -> None: ...
+
+    def detach(self, target: Incarnation) -> None: ...
+
+    def update_dns(self, attachment: Attachment) -> None: ...
+
+    def addresses(self, target: Incarnation) -> Mapping[str, str]:
+        """network -> address; empty when not attached."""
+        ...
+
+    def attached(self, target: Incarnation) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """A rootfs ready for use: overlay lowers (topmost first) and read-only binds (source, target) over them."""
+
+    lowers: tuple[str, ...]
+    binds: tuple[tuple[str, str], ...] = ()
+
+
+class Roots(Protocol):
+    def root(self, target: Incarnation) -> Root: ...
+
+
+class Volumes(Protocol):
+    def path(self, target: Incarnation) -> str:
+        """The folder that holds the volume's data."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecRequest:
+    """A further process in a running container. The three descriptors become its stdin, stdout and stderr."""
+
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+    user: str | None = None
+    workdir: str | None = None
+
+
+class Runtime(Driver, Protocol):
+    """A driver of containers, with the operations that operators use on them."""
+
+    def exec(self, target: Incarnation, request: ExecRequest, stdio: tuple[int, int, int], timeout: float | None) -> int:
+        """Runs it to its end; returns the exit code, 128 + N for a signal. Past `timeout` seconds it is killed: 124."""
+        ...
+
+    def read_limits(self, target: Incarnation) -> Limits:
+        """What the kernel enforces now, read back from its files."""
+        ...
