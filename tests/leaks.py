@@ -47,7 +47,9 @@ def _mounts() -> list[str]:
 def _cgroups() -> list[str]:
     root = Path("/sys/fs/cgroup")
     hierarchies = [root, *(each for each in _paths(root) if each.is_dir())]
-    found = [each for folder in hierarchies for each in _paths(folder) if each.name.startswith("orchestrator-")]
+    found = [
+        each for folder in hierarchies for each in _paths(folder) if each.name.startswith("orchestrator-")
+    ]
     return [str(each) for each in found if each.is_dir()]
 
 

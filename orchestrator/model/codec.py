@@ -36,8 +36,8 @@ def _tagged(hint: Any) -> Mapping[str, type]:
     """Class name -> class, for a union that has more than one dataclass; empty otherwise."""
     if get_origin(hint) not in (Union, types.UnionType):
         return {}
-    found = {arg.__name__: arg for arg in get_args(hint) if is_dataclass(arg)}
-    return found if len(found) > 1 else {}  # type: ignore[return-value]
+    found = {arg.__name__: arg for arg in get_args(hint) if isinstance(arg, type) and is_dataclass(arg)}
+    return found if len(found) > 1 else {}
 
 
 def encode(value: Any) -> Any:
@@ -56,7 +56,7 @@ def _encode(value: Any, hint: Any) -> Any:
         inner = get_args(hint)[0] if get_origin(hint) is tuple else Any
         return [_encode(each, inner) for each in value]
     data: dict[str, Any] = {"type": type(value).__name__} if _tagged(hint) else {}
-    for name, kind, default in _shape(type(value)):
+    for name, kind, default in _shape(type(value)):  # type: ignore[arg-type]
         each = getattr(value, name)
         if default is MISSING or each != default:
             data[name] = _encode(each, kind)

@@ -14,7 +14,9 @@ from orchestrator.model.ids import Ref
 class Phase(StrEnum):
     """How far an incarnation has come. Kinds without processes are `running` when they are in effect."""
 
-    INCOMPLETE = "incomplete"  # its creation was cut off, or its record cannot be read: only good for deletion
+    INCOMPLETE = (
+        "incomplete"  # its creation was cut off, or its record cannot be read: only good for deletion
+    )
     CREATED = "created"  # recorded, not in effect (never started, or this host was rebooted)
     RUNNING = "running"
     EXITED = "exited"

@@ -135,7 +135,9 @@ class ExecRequest:
 class Runtime(Driver, Protocol):
     """A driver of containers, with the operations that operators use on them."""
 
-    def exec(self, target: Incarnation, request: ExecRequest, stdio: tuple[int, int, int], timeout: float | None) -> int:
+    def exec(
+        self, target: Incarnation, request: ExecRequest, stdio: tuple[int, int, int], timeout: float | None
+    ) -> int:
         """Runs it to its end; returns the exit code, 128 + N for a signal. Past `timeout` seconds it is killed: 124."""
         ...
 

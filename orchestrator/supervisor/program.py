@@ -277,7 +277,8 @@ def from_wire(data: dict[str, Any]) -> Program:
     """The inverse; raises KeyError or TypeError on what `to_wire` could not have made."""
     return Program(
         operations=tuple(
-            _KINDS[name](**{key: _frozen(each) for key, each in args.items()}) for name, args in data["operations"]
+            _KINDS[name](**{key: _frozen(each) for key, each in args.items()})
+            for name, args in data["operations"]
         ),
         new=tuple(data["new"]),
         cgroup=data["cgroup"],

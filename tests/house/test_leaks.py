@@ -34,7 +34,9 @@ def test_nft_table_left_behind_is_named() -> None:
 @pytest.mark.root
 def test_process_left_behind_is_named() -> None:
     before = leaks.snapshot()
-    left = subprocess.Popen(["sh", "-c", "read line; exit 0 # orchestrator.supervisor"], stdin=subprocess.PIPE)
+    left = subprocess.Popen(
+        ["sh", "-c", "read line; exit 0 # orchestrator.supervisor"], stdin=subprocess.PIPE
+    )
     try:
         found = leaks.leaked(before, patience=0)
         assert len(found) == 1
@@ -45,7 +47,9 @@ def test_process_left_behind_is_named() -> None:
 
 @pytest.mark.root
 def test_cgroup_left_behind_is_named() -> None:
-    parent = next(p for p in (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")) if (p / "cgroup.procs").exists())
+    parent = next(
+        p for p in (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")) if (p / "cgroup.procs").exists()
+    )
     left = parent / "orchestrator-leaktest"
     before = leaks.snapshot()
     left.mkdir()
