@@ -6,7 +6,8 @@ only good for deletion. Nothing is synced to disk: a record lost with the power 
 pass. Must not know what any kind means.
 """
 
-# ruff: noqa: PTH -- plain strings and os: a thousand of these are read for one `ps`
+# Plain strings and os below: a thousand of these are read for one `ps`.
+# ruff: noqa: PTH102, PTH103, PTH104, PTH108, PTH112, PTH120, PTH208
 
 from __future__ import annotations
 
