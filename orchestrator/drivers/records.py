@@ -14,12 +14,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.drivers.trees import remove_tree
 from orchestrator.errors import HostError, StepError
 from orchestrator.model import codec
 from orchestrator.model.desired import Need, Spec, Until
@@ -135,9 +135,7 @@ class Records:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(folder / _NAME)
         try:
-            shutil.rmtree(folder)
-        except FileNotFoundError:
-            pass
+            remove_tree(folder)
         except OSError as error:
             raise StepError.of(f"{target.ref}: cannot remove its record", error) from error
         for parent in (folder.parent, folder.parent.parent):

@@ -1,0 +1,88 @@
+"""Volumes: folders that outlive containers and stacks. Known by (stack, name), so a re-applied stack finds its data.
+
+In: volume incarnations. Out: the folder `Layout.volume(...)/data`, root's, mode 0755, empty at first: what the rootfs
+holds at the mount's target is hidden, not copied in (unlike Docker's named volumes). Only `delete` removes data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+from orchestrator.drivers.records import Record, Records, private_folders
+from orchestrator.drivers.trees import remove_tree
+from orchestrator.errors import StepError
+from orchestrator.model.desired import Spec, Stack
+from orchestrator.model.ids import Incarnation, Kind
+from orchestrator.model.observed import Observation, Phase
+from orchestrator.ports.driver import Bound, Problem
+from orchestrator.ports.layout import Layout
+
+
+class VolumeDriver:
+    """Kind volume; also the port `Volumes`."""
+
+    kinds = frozenset({Kind.VOLUME})
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._records = Records(layout, self.kinds)
+
+    def stacks(self) -> frozenset[str]:
+        return self._records.stacks()
+
+    def check(self, stack: Stack) -> Sequence[Problem]:
+        return ()
+
+    def observe(self, stack: str) -> Sequence[Observation]:
+        return tuple(each.observation(self._phase(each)) for each in self._records.list(stack))
+
+    def create(self, target: Incarnation, spec: Spec, bound: Sequence[Bound]) -> None:
+        self._records.write(target, spec, bound)
+        self._make(target)
+
+    def start(self, target: Incarnation) -> None:
+        self._make(target)
+
+    def stop(self, target: Incarnation) -> None:
+        """Nothing runs in a volume."""
+
+    def update(self, target: Incarnation, spec: Spec, fields: Sequence[str]) -> None:
+        self._records.rewrite(target, spec=spec)
+
+    def delete(self, target: Incarnation) -> None:
+        """Remove the data, unless another incarnation of the same name is recorded; then the record."""
+        record = self._records.read(target)
+        # An unreadable record does not tell the name, and data is never removed on a guess.
+        if record is not None and record.readable and not self._shared(record.target):
+            folder = self._layout.volume(target.stack, record.target.ref.name)
+            try:
+                remove_tree(folder)
+            except OSError as error:
+                raise StepError.of(f"{target.ref}: cannot remove its data", error) from error
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()
+        self._records.remove(target)
+
+    def path(self, target: Incarnation) -> str:
+        return os.fspath(self._layout.volume(target.stack, target.ref.name) / "data")
+
+    def _phase(self, record: Record) -> Phase:
+        return Phase.RUNNING if os.path.isdir(self.path(record.target)) else Phase.CREATED  # noqa: PTH112
+
+    def _shared(self, target: Incarnation) -> bool:
+        return any(
+            each.target.ref == target.ref and each.target.id != target.id
+            for each in self._records.list(target.stack)
+        )
+
+    def _make(self, target: Incarnation) -> None:
+        path = self.path(target)
+        try:
+            private_folders(self._layout.state, os.fspath(self._layout.volume(target.stack, target.ref.name)))
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path)  # noqa: PTH102
+                os.chmod(path, 0o755)  # noqa: PTH101 -- whatever the umask is
+        except OSError as error:
+            raise StepError.of(f"{target.ref}: cannot make its folder", error) from error
