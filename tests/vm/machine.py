@@ -2,7 +2,7 @@
 
 In: the folder made by `setup.sh`, a command, a timeout. Out: the command's output as it comes, its exit status and the
 kernel's console. The checkout and its interpreter are found at their own paths, wherever they lie.
-Command line: python tests/vm/machine.py [--timeout SECONDS] COMMAND [ARGUMENT...]
+Command line: python -m tests.vm.machine [--timeout SECONDS] COMMAND [ARGUMENT...]
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _script(command: Sequence[str], environment: Mapping[str, str]) -> str:
 
 def _initramfs(kernel: Path, work: Path, shares: Mapping[str, str], *, job: str) -> Path:
     """The prepared archive with a second one behind it that holds this boot's /job."""
-    from initramfs import pack
+    from tests.vm.initramfs import pack
 
     folder = work / "job-archive"
     (folder / "job").mkdir(parents=True)
