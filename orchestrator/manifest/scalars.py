@@ -1,0 +1,454 @@
+"""Readers of the language's scalar forms: sizes, durations, rates, ports, cpusets, signals, users, names, addresses.
+
+In: what YAML gave (str, int, float, bool, None, list, dict). Out: plain values in bytes, seconds and numbers; raises `Unreadable`,
+whose message says what is accepted, with an example. Pure; knows no field names and no places.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from orchestrator.manifest.codes import Code
+from orchestrator.manifest.interpolate import Interpolated
+from orchestrator.manifest.words import Int, Real
+
+NAME_LENGTH = 40
+HIGHEST_ID = 65_535  # each group has its own range of 65,536 ids (user_namespaces(7))
+LARGEST_SIZE = 2**60
+
+
+class Unreadable(ValueError):
+    """A scalar in a form that its field does not take."""
+
+    def __init__(self, message: str, *, hint: str | None = None, code: Code = Code.VALUE) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.code = code
+
+
+def describe(value: Any) -> str:
+    """What a value is, for "found ..."."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return f"the number {text_of(value)}"
+    if isinstance(value, str):
+        shown = value if len(value) <= 60 else value[:57] + "..."
+        return '"' + shown.encode("unicode_escape").decode("ascii").replace('"', '\\"') + '"'
+    return "a list" if isinstance(value, list) else "a mapping"
+
+
+def text_of(value: float | int) -> str:
+    """A number as it was written."""
+    return value.text if isinstance(value, Int | Real) else str(value)
+
+
+def _unfit(value: Any, wanted: str, hint: str | None = None) -> NoReturn:
+    code = Code.VALUE if isinstance(value, str | int | float) and not isinstance(value, bool) else Code.TYPE
+    raise Unreadable(f"expects {wanted}, found {describe(value)}", hint=hint, code=code)
+
+
+def text(value: Any) -> str:
+    """Any text, without a null character."""
+    if not isinstance(value, str):
+        hint = (
+            f'quote it: "{text_of(value)}"'
+            if isinstance(value, int | float) and not isinstance(value, bool)
+            else None
+        )
+        raise Unreadable(f"expects text, found {describe(value)}", hint=hint, code=Code.TYPE)
+    if "\0" in value:
+        raise Unreadable("expects text without null characters")
+    return str(value)
+
+
+def filled(value: Any) -> str:
+    """Text that is not empty."""
+    return text(value) or _unfit(value, "text that is not empty")
+
+
+def flag(value: Any) -> bool:
+    """true or false."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Interpolated) and value in ("true", "false"):
+        return value == "true"
+    raise Unreadable(f"expects true or false, found {describe(value)}", code=Code.TYPE)
+
+
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,19})")
+
+
+def whole(value: Any, *, low: int, high: int) -> int:
+    """A whole number from `low` to `high`."""
+    if isinstance(value, Interpolated) and _WHOLE.fullmatch(value):
+        value = int(value)
+    wanted = f"a whole number from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        hint = "remove the quotes" if isinstance(value, str) and _WHOLE.fullmatch(value) else None
+        raise Unreadable(f"expects {wanted}, found {describe(value)}", hint=hint, code=Code.TYPE)
+    return int(value) if low <= value <= high else _unfit(value, wanted)
+
+
+def number(value: Any, *, low: float, high: float) -> float:
+    """A number from `low` to `high`, with or without a fraction."""
+    if isinstance(value, Interpolated) and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
+        value = float(value)
+    wanted = f"a number from {low:g} to {high:g}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Unreadable(f"expects {wanted}, found {describe(value)}", code=Code.TYPE)
+    return float(value) if low <= value <= high else _unfit(value, wanted)
+
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_SIZE = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,6}))? ?([A-Za-z]*)")
+SIZE_FORMS = "a size such as 64MiB, 1GiB, 512KiB, 10MB (decimal) or a number of bytes"
+
+
+def size(value: Any) -> int:
+    """Bytes."""
+    return _bytes(value, SIZE_FORMS)
+
+
+def _bytes(value: Any, wanted: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_SIZE:
+        return int(value)
+    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        _unfit(value, wanted)
+    unit = _UNITS.get(found[3].upper())
+    if unit is None:
+        _unfit(value, wanted, _unit_hint(found[3], found[1]))
+    fraction = found[2] or ""
+    scaled = int(found[1] + fraction) * unit
+    if scaled % 10 ** len(fraction) or scaled // 10 ** len(fraction) > LARGEST_SIZE:
+        _unfit(value, wanted, "write a whole number of a smaller unit")
+    return int(scaled // 10 ** len(fraction))
+
+
+def _unit_hint(unit: str, amount: str) -> str | None:
+    letter = unit[:1].upper()
+    return f"did you mean {amount}{letter}iB?" if len(unit) <= 2 and letter in "KMGT" and letter else None
+
+
+RATE_FORMS = "a rate such as 50MiB/s"
+
+
+def rate(value: Any) -> int:
+    """Bytes a second; more than none."""
+    if isinstance(value, str) and value.endswith("/s"):
+        return _bytes(type(value)(value[:-2]), RATE_FORMS) or _unfit(value, f"{RATE_FORMS} and more than 0")
+    _unfit(value, RATE_FORMS)
+
+
+DURATION_FORMS = "a duration such as 500ms, 2s, 1m30s or 1h"
+_DURATION = re.compile(
+    r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9}(?:\.\d{1,6})?)s)?(?:(\d{1,9})ms)?", re.ASCII
+)
+
+
+def duration(value: Any) -> float:
+    """Seconds."""
+    found = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
+    if found is None:
+        bare = isinstance(value, int | float) and not isinstance(value, bool)
+        _unfit(value, DURATION_FORMS, f"did you mean {text_of(value)}s?" if bare else None)
+    hours, minutes, seconds, millis = found.groups()
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds or 0) + int(millis or 0) / 1000
+
+
+def some_duration(value: Any) -> float:
+    """Seconds, more than none."""
+    return duration(value) or _unfit(value, f"{DURATION_FORMS}, more than 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortForm:
+    """Published ports as written: `count` ports from `host` on `address` reach those from `target` on."""
+
+    address: str = "127.0.0.1"
+    host: int
+    target: int
+    count: int = 1
+    protocol: str = "tcp"
+
+
+PORT_FORMS = '"8080:80", "127.0.0.1:8080:80/udp" or a range "8000-8010:80-90"'
+_PORTS = re.compile(r"(?:(.*):)?([0-9]+)(?:-([0-9]+))?:([0-9]+)(?:-([0-9]+))?(?:/([a-z]+))?")
+
+
+def ports(value: Any) -> PortForm:
+    """A published port or range in its short form."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        _unfit(value, f"published ports such as {PORT_FORMS}", f'write both sides: "{value}:{value}"')
+    found = _PORTS.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        one_sided = isinstance(value, str) and re.fullmatch(r"[0-9]+(/[a-z]+)?", value)
+        hint = f'write both sides: "{value.partition("/")[0]}:{value}"' if one_sided else None
+        _unfit(value, f"published ports such as {PORT_FORMS}", hint)
+    host, target = _range(found[2], found[3]), _range(found[4], found[5])
+    if len(host) != len(target):
+        raise Unreadable(
+            f"expects ranges of equal length, found {len(host)} and {len(target)} ports",
+            hint=f'did you mean "{host[0]}-{host[0] + len(target) - 1}:{target[0]}-{target[-1]}"?'
+            if len(target) > 1
+            else None,
+        )
+    return PortForm(
+        address=address(found[1]) if found[1] is not None else "127.0.0.1",
+        host=host[0],
+        target=target[0],
+        count=len(host),
+        protocol=protocol(found[6] or "tcp"),
+    )
+
+
+def _range(first: str, last: str | None) -> range:
+    low, high = int(first[:6]), int((last or first)[:6])
+    if not 1 <= low <= high <= 65535:
+        raise Unreadable(
+            f"expects ports from 1 to 65535, lowest first, found {first}{'-' + last if last else ''}"
+        )
+    return range(low, high + 1)
+
+
+def port_range(value: Any) -> range:
+    """One port (a number) or a range (`8000-8010`)."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _range(str(value), None) if value > 0 else _unfit(value, "a port from 1 to 65535")
+    found = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", value) if isinstance(value, str) else None
+    return (
+        _range(found[1], found[2])
+        if found
+        else _unfit(value, 'a port such as 8080 or a range such as "8000-8010"')
+    )
+
+
+def port(value: Any) -> int:
+    """One port."""
+    found = port_range(value)
+    return found[0] if len(found) == 1 else _unfit(value, "one port, not a range")
+
+
+def protocol(value: Any) -> str:
+    """tcp or udp."""
+    return str(value) if value in ("tcp", "udp") else _unfit(value, "tcp or udp")
+
+
+def address(value: Any) -> str:
+    """An IPv4 address."""
+    if isinstance(value, str) and value.count(":") > 1:
+        raise Unreadable(
+            f"IPv6 addresses are not supported yet, found {describe(value)}",
+            hint="use IPv4",
+            code=Code.NOT_YET,
+        )
+    try:
+        return str(ipaddress.IPv4Address(text(value)))
+    except ipaddress.AddressValueError:
+        hint = (
+            "write 127.0.0.1"
+            if value == "localhost"
+            else "0.0.0.0 is every address of this host"
+            if value == "*"
+            else None
+        )
+        _unfit(value, "an IPv4 address such as 192.0.2.1", hint)
+
+
+def subnet(value: Any) -> str:
+    """An IPv4 network in its plain form."""
+    if isinstance(value, str) and ":" in value:
+        raise Unreadable(
+            f"IPv6 subnets are not supported yet, found {describe(value)}", hint="use IPv4", code=Code.NOT_YET
+        )
+    wanted = "an IPv4 subnet such as 10.86.7.0/24"
+    try:
+        found = ipaddress.IPv4Interface(
+            value if isinstance(value, str) and "/" in value else _unfit(value, wanted)
+        )
+    except (ipaddress.AddressValueError, ipaddress.NetmaskValueError):
+        _unfit(value, wanted)
+    if found.ip != found.network.network_address:
+        raise Unreadable(
+            f"the subnet {value} has host bits set", hint=f"did you mean {found.network}?", code=Code.SUBNET
+        )
+    return str(found.network)
+
+
+def cpuset(value: Any) -> str:
+    """CPU numbers in the kernel's list form, sorted and without overlaps (`0-3,5`; cpuset(7))."""
+    wanted = 'cpu numbers such as "0-3,5"'
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 8192:
+        return str(int(value))
+    if not isinstance(value, str) or not re.fullmatch(
+        r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*", value
+    ):
+        _unfit(value, wanted)
+    found = cpus_of(value)
+    if not found or any(int(low) > int(high) for low, high in re.findall(r"(\d+)-(\d+)", value)):
+        _unfit(value, f"{wanted}, lowest first")
+    return cpu_list(found)
+
+
+def cpus_of(listed: str) -> frozenset[int]:
+    """The numbers in a list such as `0-3,5`."""
+    found: set[int] = set()
+    for part in listed.split(","):
+        low, _, high = part.partition("-")
+        found.update(range(int(low), int(high or low) + 1))
+    return frozenset(found)
+
+
+def cpu_list(cpus: frozenset[int]) -> str:
+    """Numbers as a list such as `0-3,5`."""
+    runs: list[list[int]] = []
+    for each in sorted(cpus):
+        if runs and runs[-1][1] == each - 1:
+            runs[-1][1] = each
+        else:
+            runs.append([each, each])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+def stop_signal(value: Any) -> str:
+    """A signal's name without SIG; numbers are taken too (signal(7))."""
+    try:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return signal.Signals(value).name.removeprefix("SIG")
+        return signal.Signals["SIG" + text(value).upper().removeprefix("SIG")].name.removeprefix("SIG")
+    except (KeyError, ValueError) as error:
+        if isinstance(error, Unreadable):
+            raise
+        _unfit(value, "a signal such as TERM, HUP or QUIT")
+
+
+def user(value: Any) -> str:
+    """`name`, `uid`, `name:group` or `uid:gid`; numbers from 0 to 65535."""
+    wanted = f'a user such as postgres, 1000 or "1000:1000" (numbers up to {HIGHEST_ID})'
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(int(value)) if 0 <= value <= HIGHEST_ID else _unfit(value, wanted)
+    if not isinstance(value, str):
+        _unfit(value, wanted)
+    parts = value.split(":")
+    if len(parts) > 2 or not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}", part) for part in parts):
+        _unfit(value, wanted)
+    if any(part.isdigit() and int(part) > HIGHEST_ID for part in parts):
+        _unfit(value, wanted)
+    return str(value)
+
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
+
+
+def name(value: Any) -> str:
+    """The name of a stack or of a thing in it."""
+    if isinstance(value, str) and len(value) <= NAME_LENGTH and _NAME.fullmatch(value):
+        return str(value)
+    guess = (
+        re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")[:NAME_LENGTH].strip("-")
+        if isinstance(value, str)
+        else ""
+    )
+    raise Unreadable(
+        f"expects a name of at most {NAME_LENGTH} lower-case letters, digits and inner dashes, found {describe(value)}",
+        hint=f'did you mean "{guess}"?' if guess and guess != value else None,
+        code=Code.NAME if isinstance(value, str) else Code.TYPE,
+    )
+
+
+def hostname(value: Any) -> str:
+    """A host name: labels of letters, digits and inner dashes, 63 characters in all (sethostname(2))."""
+    label = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
+    if isinstance(value, str) and len(value) <= 63 and re.fullmatch(rf"{label}(\.{label})*", value):
+        return str(value)
+    _unfit(value, "a host name such as web or web.example")
+
+
+def path(value: Any) -> str:
+    """A path on this host, absolute or relative to the file that writes it."""
+    found = filled(value)
+    if found.startswith("~"):
+        _unfit(value, "a path", "~ is not expanded; write ${HOME}")
+    return found
+
+
+def inner_path(value: Any) -> str:
+    """An absolute path inside the container, without `..`."""
+    found = filled(value)
+    if not found.startswith("/") or ".." in found.split("/"):
+        _unfit(
+            value,
+            'an absolute path inside the container without ".."',
+            None if found.startswith("/") else f"did you mean /{found}?",
+        )
+    return "/" + "/".join(part for part in found.split("/") if part not in ("", "."))
+
+
+def sha256(value: Any) -> str:
+    """64 hex digits."""
+    if isinstance(value, str):
+        found = value.lower().removeprefix("sha256:")
+        if re.fullmatch(r"[0-9a-f]{64}", found):
+            return found
+    _unfit(value, "64 hexadecimal digits", "sha256sum FILE prints them")
+
+
+def status(value: Any) -> tuple[int, int]:
+    """One HTTP status (200) or a range ("200-399")."""
+    wanted = 'a status such as 200 or a range such as "200-399"'
+    found = (
+        re.fullmatch(r"([1-5][0-9][0-9])(?:-([1-5][0-9][0-9]))?", str(value))
+        if not isinstance(value, bool)
+        else None
+    )
+    if found is None or int(found[1]) > int(found[2] or found[1]):
+        _unfit(value, wanted)
+    return int(found[1]), int(found[2] or found[1])
+
+
+_SIZED_LIMITS = frozenset({"as", "core", "data", "fsize", "memlock", "msgqueue", "rss", "stack"})
+ULIMITS = _SIZED_LIMITS | {"cpu", "locks", "nice", "nofile", "nproc", "rtprio", "rttime", "sigpending"}
+
+
+def ulimit(kind: str, value: Any) -> int:
+    """One bound of one process limit; -1 for `unlimited` (setrlimit(2))."""
+    if value == "unlimited" or (value == -1 and not isinstance(value, bool)):
+        return -1
+    if kind in _SIZED_LIMITS:
+        return _bytes(value, f"{SIZE_FORMS}, or unlimited")
+    try:
+        return whole(value, low=0, high=2**63 - 1)
+    except Unreadable as error:
+        raise Unreadable(
+            f'expects a whole number or "unlimited", found {describe(value)}', code=error.code
+        ) from None
+
+
+def env_value(value: Any) -> str:
+    """The text of an environment variable: a string, or a number as it was written."""
+    if isinstance(value, bool):
+        shown = "true" if value else "false"
+        raise Unreadable(
+            f"expects text or a number, found {shown}", hint=f'quote it: "{shown}"', code=Code.TYPE
+        )
+    if isinstance(value, int | float):
+        return text_of(value)
+    if value is None:
+        raise Unreadable(
+            "expects text or a number, found nothing", hint='write "" for an empty value', code=Code.TYPE
+        )
+    return text(value) if isinstance(value, str) else _unfit(value, "text or a number")
+
+
+Reader = Callable[[Any], Any]
