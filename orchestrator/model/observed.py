@@ -66,6 +66,7 @@ class Observation:
     is what the kernel says of live fields, in the same dotted names as the plan's (`limits.memory`), for those read back.
     `needs` are those that it was created with. `exits`: the newest last, at most 16 of this boot (plus a finished job's
     last); `restarts` counts starts after the first. `pid` is the host's view; `started` in CLOCK_BOOTTIME seconds.
+    `edited`: CLOCK_BOOTTIME seconds of the last create or update in this boot; exits of runs before it are forgiven.
     """
 
     ref: Ref
@@ -79,6 +80,7 @@ class Observation:
     restarts: int = 0
     pid: int | None = None
     started: float | None = None
+    edited: float | None = None
     addresses: Mapping[str, str] = field(default_factory=dict)  # network -> address
 
 

@@ -1,0 +1,1 @@
+"""Stack x Observed -> Plan. Pure: no clock, no driver, no log."""

@@ -1,0 +1,58 @@
+"""Short reasons for changes, in words of the user; values stay in `FieldChange`s and are formatted by views.
+
+In: facts. Out: lower-case text without a period.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.model.desired import Need, Until
+from orchestrator.model.ids import Ref
+from orchestrator.plan.changes import FieldChange
+
+NEW = "not there yet"
+HALF_MADE = "was left half made"
+NOT_RUNNING = "not running"
+NOT_IN_EFFECT = "not in effect"
+ASKED = "a restart was asked for"
+GONE = "not in the manifest any more"
+STACK_GONE = "the stack is deleted"
+SECOND = "a second incarnation"
+DRIFTED = "changed behind our back"
+
+
+def changed(fields: Sequence[FieldChange]) -> str:
+    """`limits.memory, env.LEVEL changed`; past three names a count."""
+    names = [each.name for each in fields]
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3} more changed" if len(names) > 3 else f"{shown} changed"
+
+
+def drifted(fields: Sequence[FieldChange]) -> str:
+    return f"{', '.join(each.name for each in fields[:3])} {DRIFTED}"
+
+
+def replaced(cause: Ref) -> str:
+    return f"{cause} is replaced"
+
+
+def brought_back(cause: Ref) -> str:
+    return f"{cause} was not in effect"
+
+
+def newly_bound(need: Need) -> str:
+    return f"needs {need.ref} now"
+
+
+def waiting(need: Need) -> str:
+    """What an unmet need waits for."""
+    match need.until:
+        case Until.CREATED:
+            return f"waits until {need.ref} is there"
+        case Until.STARTED:
+            return f"waits until {need.ref} runs"
+        case Until.HEALTHY:
+            return f"waits until {need.ref} is healthy"
+        case Until.COMPLETED:
+            return f"waits until {need.ref} has completed"

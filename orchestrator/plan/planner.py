@@ -1,0 +1,224 @@
+"""plan(stack, observed, policy, now): what becomes of every ref, and why.
+
+In: the wish (None: nothing is wished any more), the world as found, words of the user, the time. Out: a Plan. Pure: it has
+no driver to call. Verbs come from the fields' update classes; steps are made from them in `steps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from orchestrator.graph import order
+from orchestrator.graph.dependency import by_kind
+from orchestrator.model.desired import ContainerSpec, Need, Spec, Stack, Until, Update
+from orchestrator.model.ids import Kind, Ref
+from orchestrator.model.observed import Health, Observation, Observed, Phase
+from orchestrator.plan import diff, explain, restarts, steps
+from orchestrator.plan.changes import Change, FieldChange, Plan, Policy, Verb
+
+NEW_INCARNATION = (Verb.CREATE, Verb.REPLACE)
+NEW_START = (Verb.CREATE, Verb.REPLACE, Verb.RESTART, Verb.START)
+
+
+def plan(stack: Stack | None, observed: Observed, policy: Policy, now: float, *, name: str) -> Plan:
+    """The plan for the stack `name`. `now`: CLOCK_BOOTTIME seconds. Needs of `stack` must have no cycle (CycleError)."""
+    wish = stack or Stack(name=name, resources={}, needs={})
+    kept, surplus = _choose(wish, observed)
+    verdicts = _Verdicts(wish, kept, policy, now)
+    for ref in _creation_order(wish):
+        verdicts.add(ref)
+    deletions = _deletions(surplus, wish, policy, everything=stack is None)
+    made, removed = steps.build(wish, kept, verdicts.changes, frozenset(verdicts.withheld), deletions)
+    changes = [change for change in verdicts.changes.values() if change.verb is not Verb.KEEP]
+    return Plan(stack=name, changes=(*changes, *removed), steps=made, failures=dict(verdicts.failures))
+
+
+def _creation_order(stack: Stack) -> list[Ref]:
+    after = {ref: [need.ref for need in needs] for ref, needs in stack.needs.items()}
+    return order.order(by_kind(stack.resources), after)
+
+
+_PHASES = {Phase.RUNNING: 3, Phase.EXITED: 2, Phase.CREATED: 1, Phase.INCOMPLETE: 0}
+_COST = {Update.LIVE: 1, Update.RESTART: 2, Update.REPLACE: 3}
+
+
+def _choose(stack: Stack, observed: Observed) -> tuple[dict[Ref, Observation], list[Observation]]:
+    """For each wished ref the incarnation that is nearest to the wish; all others are surplus."""
+    found: dict[Ref, list[Observation]] = {}
+    for each in sorted(observed, key=lambda each: (each.ref, each.id)):
+        found.setdefault(each.ref, []).append(each)
+    kept: dict[Ref, Observation] = {}
+    surplus: list[Observation] = []
+    for ref, many in found.items():
+        spec = stack.resources.get(ref)
+        if spec is None:
+            surplus += many
+            continue
+        best = many[0] if len(many) == 1 else max(many, key=lambda each: _nearness(spec, each))
+        kept[ref] = best
+        surplus += [each for each in many if each is not best]
+    return kept, surplus
+
+
+def _nearness(spec: Spec, each: Observation) -> tuple[bool, int, int, str]:
+    cost = max((_COST[f.update] for f in diff.compare(each.ref, spec, each.applied, {})), default=0)
+    return each.phase is not Phase.INCOMPLETE, -cost, _PHASES[each.phase], each.id
+
+
+def _deletions(
+    surplus: list[Observation], stack: Stack, policy: Policy, *, everything: bool
+) -> list[tuple[Observation, Change]]:
+    """Volumes are never deleted but by word; a second incarnation of one shares its data, so it stays as well."""
+    found = []
+    for each in surplus:
+        second = each.ref in stack.resources
+        if each.ref.kind is Kind.VOLUME and (second or not policy.prune_data):
+            continue
+        reason = explain.SECOND if second else explain.STACK_GONE if everything else explain.GONE
+        found.append((each, Change(ref=each.ref, verb=Verb.DELETE, reason=reason, id=each.id)))
+    return found
+
+
+@dataclass
+class _Verdicts:
+    """Decides ref by ref, needs first. `withheld`: refs whose new incarnation or start this plan does not make."""
+
+    stack: Stack
+    kept: Mapping[Ref, Observation]
+    policy: Policy
+    now: float
+    changes: dict[Ref, Change] = field(default_factory=dict)
+    withheld: set[Ref] = field(default_factory=set)
+    failures: dict[Ref, str] = field(default_factory=dict)
+
+    def add(self, ref: Ref) -> None:
+        change = self._verb(ref, self.stack.resources[ref], self.kept.get(ref))
+        if change.verb in NEW_START:
+            change = self._gate(change)
+        if ref in self.policy.held and change.verb is not Verb.KEEP:
+            self.failures[ref] = self.policy.held[ref]
+            self.withheld.add(ref)
+        if change.waits or change.not_before is not None:
+            self.withheld.add(ref)
+        self.changes[ref] = change
+
+    def _verb(self, ref: Ref, spec: Spec, found: Observation | None) -> Change:
+        places = self.stack.places
+        base = Change(ref=ref, verb=Verb.KEEP, id=found.id if found else None, place=places.get((ref, "")))
+        if found is None:
+            return replace(base, verb=Verb.CREATE, reason=explain.NEW)
+        if found.phase is Phase.INCOMPLETE:
+            # A volume is made again over what is there: its data must not go with the record.
+            verb = Verb.CREATE if ref.kind is Kind.VOLUME else Verb.REPLACE
+            return replace(base, verb=verb, reason=explain.HALF_MADE)
+        fields = diff.compare(ref, spec, found.applied, places)
+        worst = max((_COST[each.update] for each in fields), default=0)
+        if worst == _COST[Update.REPLACE]:
+            return replace(base, verb=Verb.REPLACE, reason=explain.changed(fields), fields=fields)
+        cause = self._cascade(ref, found)
+        if cause:
+            reason = explain.replaced(cause)
+            return replace(base, verb=Verb.REPLACE, reason=reason, fields=fields, cause=cause)
+        if worst == _COST[Update.RESTART]:
+            return self._renew(base, found, fields)
+        return self._phase(base, spec, found, fields)
+
+    def _cascade(self, ref: Ref, found: Observation) -> Ref | None:
+        """The first structural need that gets a new incarnation under this one."""
+        recorded = {need.ref for need in found.needs}
+        for need in self.stack.needs.get(ref, ()):
+            change = self.changes.get(need.ref)
+            if not need.structural or change is None:
+                continue
+            anew = change.verb is Verb.CREATE and change.id is None and need.ref in recorded
+            if anew or change.verb is Verb.REPLACE:
+                return need.ref
+        return None
+
+    def _renew(self, base: Change, found: Observation, fields: tuple[FieldChange, ...]) -> Change:
+        """A new process; a new incarnation where it must be bound to something that it was not made with."""
+        recorded = {need.ref for need in found.needs}
+        for need in self.stack.needs.get(base.ref, ()):
+            if need.structural and need.ref not in recorded:
+                reason = f"{explain.changed(fields)}, {explain.newly_bound(need)}"
+                return replace(base, verb=Verb.REPLACE, reason=reason, fields=fields)
+        return replace(base, verb=Verb.RESTART, reason=explain.changed(fields), fields=fields)
+
+    def _phase(self, base: Change, spec: Spec, found: Observation, fields: tuple[FieldChange, ...]) -> Change:
+        """No field asks for more than a live write: it is the phase that decides."""
+        running = found.phase is Phase.RUNNING
+        if isinstance(spec, ContainerSpec):
+            if running and base.ref in self.policy.force:
+                return replace(base, verb=Verb.RESTART, reason=explain.ASKED, fields=fields)
+            cause = self._group_down(base.ref) if running else None
+            if cause:
+                reason = explain.brought_back(cause)
+                return replace(base, verb=Verb.RESTART, reason=reason, fields=fields, cause=cause)
+            if not running:
+                return self._exited(base, spec, found, fields)
+        elif not running:
+            return replace(base, verb=Verb.START, reason=explain.NOT_IN_EFFECT, fields=fields)
+        if fields:
+            return replace(base, verb=Verb.UPDATE, reason=explain.changed(fields), fields=fields)
+        drifted = diff.drift(base.ref, spec, found.actual, self.stack.places)
+        if drifted:
+            return replace(base, verb=Verb.UPDATE, reason=explain.drifted(drifted), fields=drifted)
+        return base
+
+    def _group_down(self, ref: Ref) -> Ref | None:
+        """The group under a running container whose namespaces are gone: they will be new ones."""
+        for need in self.stack.needs.get(ref, ()):
+            change = self.changes.get(need.ref)
+            if need.ref.kind is Kind.GROUP and need.structural and change and change.verb is Verb.START:
+                return need.ref
+        return None
+
+    def _exited(
+        self, base: Change, spec: ContainerSpec, found: Observation, fields: tuple[FieldChange, ...]
+    ) -> Change:
+        if base.ref in self.policy.force:
+            return replace(base, verb=Verb.START, reason=explain.ASKED, fields=fields)
+        if fields:  # an edit forgives what went wrong before it
+            found = replace(found, edited=self.now)
+        verdict = restarts.decide(spec, found, self.now)
+        if verdict.failure:
+            self.failures[base.ref] = verdict.failure
+        if verdict.start:
+            reason = explain.changed(fields) if fields else verdict.reason
+            return replace(base, verb=Verb.START, reason=reason, fields=fields, not_before=verdict.not_before)
+        if fields:
+            return replace(base, verb=Verb.UPDATE, reason=explain.changed(fields), fields=fields)
+        return base
+
+    def _gate(self, change: Change) -> Change:
+        waits = tuple(need for need in self.stack.needs.get(change.ref, ()) if not self._met(need))
+        return replace(change, waits=waits) if waits else change
+
+    def _met(self, need: Need) -> bool:
+        """It holds now, or (until created, started) a step of this plan will make it hold."""
+        change, found = self.changes.get(need.ref), self.kept.get(need.ref)
+        if change is None:
+            return False
+        spec = self.stack.resources[need.ref]
+        coming = need.ref not in self.withheld
+        until = need.until
+        if until is Until.HEALTHY and not (isinstance(spec, ContainerSpec) and spec.health):
+            until = Until.STARTED  # without a probe, running is healthy
+        match until:
+            case Until.CREATED:
+                return coming or (found is not None and change.verb not in NEW_INCARNATION)
+            case Until.STARTED:
+                if change.verb in NEW_START and (coming or change.verb is not Verb.RESTART):
+                    return coming
+                return found is not None and (found.phase is Phase.RUNNING or self._has_run(need.ref, found))
+            case Until.HEALTHY:
+                if change.verb in NEW_START or found is None:
+                    return False
+                return found.phase is Phase.RUNNING and found.health is Health.HEALTHY
+            case Until.COMPLETED:
+                return change.verb not in NEW_START and found is not None and restarts.completed(found)
+
+    def _has_run(self, ref: Ref, found: Observation) -> bool:
+        """It came to its end and may rest there: it was started once."""
+        return bool(found.exits) and ref not in self.failures
