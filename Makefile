@@ -79,7 +79,7 @@ check-types: dev
 	@$(BIN)/mypy
 
 check-layers: dev
-	@$(BIN)/lint-imports --no-timing >/dev/null || $(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 check-tests: dev
 	@$(BIN)/python -m pytest -q -n 2 -m "not root and not vm"

@@ -1,0 +1,1 @@
+"""The command line: arguments, commands (values), views (the only writers)."""

@@ -1,0 +1,1 @@
+"""The command line as click sees it: each verb's arguments and help, joined to its command and its view."""

@@ -1,0 +1,1 @@
+"""What each verb does: arguments in, a value out. Nothing here writes to a terminal."""

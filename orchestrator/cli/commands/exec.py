@@ -1,0 +1,117 @@
+"""`exec`: a further process in a running container, with pipes of ours in between.
+
+The terminal's own descriptors never reach the container: who holds one can type into the terminal (TIOCSTI, ioctl_tty(2)).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from orchestrator.app import App
+from orchestrator.cli import refs
+from orchestrator.errors import UsageError
+from orchestrator.model.desired import ContainerSpec
+from orchestrator.model.ids import Incarnation, Kind
+from orchestrator.model.observed import Observation, Phase
+from orchestrator.ports.driver import ExecRequest
+
+_CHUNK = 64 * 1024
+_LINGER = 1.0  # seconds for output of background processes that the command left behind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streams:
+    """Ours. `stdin` None: the command reads nothing."""
+
+    stdin: BinaryIO | None
+    stdout: BinaryIO
+    stderr: BinaryIO
+
+
+def run(app: App, text: str, command: Sequence[str], streams: Streams) -> int:
+    """The command's exit code. Raises UsageError where `text` does not name one running container."""
+    target, environment = _running(app, text)
+    request = ExecRequest(command=tuple(command), env=environment)
+    with contextlib.ExitStack() as stack:
+        stdin = _feed(stack, streams.stdin)
+        stdout, out = _drain(stack, streams.stdout)
+        stderr, err = _drain(stack, streams.stderr)
+        code = app.runtime.exec(target, request, (stdin, stdout, stderr), None)
+        os.close(stdout)
+        os.close(stderr)
+    out.join(_LINGER)
+    err.join(_LINGER)
+    return code
+
+
+def _running(app: App, text: str) -> tuple[Incarnation, dict[str, str]]:
+    observed = {name: app.observe_containers(name) for name in app.stacks()}
+    found = {
+        refs.Named(name, each.ref): each
+        for name, all_of_it in observed.items()
+        for each in all_of_it
+        if each.ref.kind is Kind.CONTAINER
+    }
+    named = refs.find_container(text, found)
+    running = [each for each in observed[named.stack] if each.ref == named.ref and each.phase is Phase.RUNNING]
+    if not running:
+        raise UsageError(
+            f"{named.ref} is not running ({_why(found[named])})",
+            hint=f"see `orchestrator logs {text}`",
+        )
+    return Incarnation(named.stack, named.ref, running[-1].id), _environment(app, named)
+
+
+def _environment(app: App, named: refs.Named) -> dict[str, str]:
+    """That of the container's own command."""
+    stack = app.recorded(named.stack)
+    spec = stack.resources.get(named.ref) if stack else None
+    return dict(spec.env) if isinstance(spec, ContainerSpec) else {}
+
+
+def _why(found: Observation) -> str:
+    return str(found.exits[-1]) if found.exits else found.phase.value
+
+
+def _feed(stack: contextlib.ExitStack, source: BinaryIO | None) -> int:
+    """A descriptor for the command's stdin, fed from `source` by a thread."""
+    if source is None:
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, null)
+        return null
+    reading, writing = os.pipe()
+    stack.callback(os.close, reading)
+    # A daemon: it may wait for input that never comes when the command has ended.
+    threading.Thread(target=_copy_in, args=(source, writing), daemon=True).start()
+    return reading
+
+
+def _drain(stack: contextlib.ExitStack, sink: BinaryIO) -> tuple[int, threading.Thread]:
+    """A descriptor for an output of the command, copied to `sink` by a thread that ends when all writers have."""
+    reading, writing = os.pipe()
+    thread = threading.Thread(target=_copy_out, args=(reading, sink), daemon=True)
+    thread.start()
+    return writing, thread
+
+
+def _copy_in(source: BinaryIO, writing: int) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        while chunk := os.read(source.fileno(), _CHUNK):
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(writing, view) :]
+    os.close(writing)
+
+
+def _copy_out(reading: int, sink: BinaryIO) -> None:
+    # When our reader is gone, closing our end tells the command by SIGPIPE.
+    with contextlib.suppress(OSError, ValueError):
+        while chunk := os.read(reading, _CHUNK):
+            sink.write(chunk)
+            sink.flush()
+    os.close(reading)

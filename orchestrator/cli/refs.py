@@ -1,0 +1,82 @@
+"""From what people type to one thing: `web-1`, `web-1/server`, `container/web-1/server`, `shop:web-1`.
+
+In: the text and what exists. Out: one candidate, or a `UsageError` that lists the candidates.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from orchestrator.errors import UsageError
+from orchestrator.model.ids import Kind, Ref
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Named:
+    """A thing of a stack, as a person names it."""
+
+    stack: str
+    ref: Ref
+
+    def __str__(self) -> str:
+        return f"{self.stack}:{self.ref}"
+
+
+def find(text: str, existing: Iterable[Named]) -> Named:
+    """The one thing that `text` names. Containers come first; other kinds by their whole name."""
+    stack, _, rest = text.rpartition(":")
+    scope = sorted(each for each in set(existing) if not stack or each.stack == stack)
+    containers = _closest(rest, [each for each in scope if each.ref.kind is Kind.CONTAINER], _CONTAINER)
+    if len(containers) == 1:
+        return containers[0]
+    others = _closest(rest, [each for each in scope if each.ref.kind is not Kind.CONTAINER], _WHOLE)
+    if len(others) == 1 and {each.stack for each in containers} <= {others[0].stack}:
+        return others[0]
+    found = containers or others
+    if found:
+        raise UsageError(f"{text!r} names more than one thing", hint=f"write one of: {_listed(found)}")
+    raise UsageError(f"nothing is called {text!r}", hint=_near(rest, scope))
+
+
+def find_container(text: str, existing: Iterable[Named]) -> Named:
+    """The one container that `text` names."""
+    return find(text, [each for each in existing if each.ref.kind is Kind.CONTAINER])
+
+
+_Match = Callable[[Ref, str], bool]
+
+_WHOLE: tuple[_Match, ...] = (
+    lambda ref, text: str(ref) == text,
+    lambda ref, text: ref.name == text,
+)
+# The nearer matches first: the whole ref, its name, its instance (`web-1`), its group or its own last part.
+_CONTAINER: tuple[_Match, ...] = (
+    *_WHOLE,
+    lambda ref, text: ref.name.partition("/")[0] == text,
+    lambda ref, text: text in (re.sub(r"-\d+$", "", ref.name.partition("/")[0]), ref.name.partition("/")[2]),
+)
+
+
+def _closest(text: str, scope: Sequence[Named], levels: Sequence[_Match]) -> list[Named]:
+    for matches in levels:
+        found = [each for each in scope if matches(each.ref, text)]
+        if found:
+            return found
+    return []
+
+
+def _listed(found: Sequence[Named]) -> str:
+    stacks = {each.stack for each in found}
+    names = [str(each) if len(stacks) > 1 else str(each.ref) for each in found]
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _near(text: str, scope: Sequence[Named]) -> str:
+    if not scope:
+        return "see `orchestrator ls` for what is applied here"
+    names = {name: each for each in scope for name in (str(each.ref), each.ref.name, each.ref.name.partition("/")[0])}
+    near = difflib.get_close_matches(text, names, n=1)
+    return f"did you mean {names[near[0]].ref}?" if near else "see `orchestrator ps` for what there is"

@@ -1,0 +1,1 @@
+"""The only writers: values of commands in, text on a terminal or a JSON document out."""

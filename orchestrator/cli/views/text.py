@@ -1,0 +1,73 @@
+"""Small shapes of text: tables, sizes, durations, field values. Pure; escapes what a terminal would obey."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+_BYTES = frozenset({"memory", "memory_high", "swap", "max_size", "size", "read_bps", "write_bps"})
+_SECONDS = frozenset({"interval", "timeout", "start_period", "grace"})
+_WIDEST = 60
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns two spaces apart, the last one ragged."""
+    everything = [header, *rows]
+    widths = [max(len(row[column]) for row in everything) for column in range(len(header))]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in everything
+    )
+    return "\n".join(lines)
+
+
+def size(count: int) -> str:
+    """67108864 -> 64MiB; only where it comes out even, otherwise plain bytes."""
+    for unit, name in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if count and count % unit == 0:
+            return f"{count // unit}{name}"
+    return str(count)
+
+
+def duration(seconds: float) -> str:
+    """Seconds to at most two units: 0.5 -> 500ms, 90 -> 1m30s, 7200 -> 2h."""
+    if seconds < 1:
+        return f"{round(seconds * 1000)}ms" if seconds else "0s"
+    if seconds < 60:
+        return f"{seconds:.3g}s"
+    whole = round(seconds)
+    for unit, name, below, below_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= unit:
+            rest = whole % unit // below
+            return f"{whole // unit}{name}" + (f"{rest}{below_name}" if rest else "")
+    return f"{whole}s"
+
+
+def value(name: str, data: Any) -> str:
+    """A field's encoded value in the words of the manifest; `name` is its dotted name."""
+    last = name.rpartition(".")[2]
+    if data is None:
+        return "(none)"
+    if isinstance(data, bool):
+        return str(data).lower()
+    if isinstance(data, int) and last in _BYTES:
+        return size(data)
+    if isinstance(data, int | float) and last in _SECONDS:
+        return duration(data)
+    if isinstance(data, str):
+        return shortened(printable(data)) or '""'
+    return shortened(printable(json.dumps(data, ensure_ascii=False)))
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """Control characters as escapes, so that a name or value cannot drive the terminal."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
