@@ -191,7 +191,9 @@ class Supervisor:
             except OSError as error:
                 sock.close()
                 if attempt + 1 == attempts:
-                    raise HostError(f"the supervisor ended during {header['op']}", hint="try again") from error
+                    raise HostError(
+                        f"the supervisor ended during {header['op']}", hint="try again"
+                    ) from error
                 continue
             except BaseException:
                 sock.close()  # an answer may still come: never give it to another request

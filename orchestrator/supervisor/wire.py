@@ -36,7 +36,9 @@ def pack(header: dict[str, Any], payload: bytes = b"") -> bytes:
     return LENGTHS.pack(len(data), len(payload)) + data + payload
 
 
-def send(sock: socket.socket, header: dict[str, Any], payload: bytes = b"", *, fds: Sequence[int] = ()) -> None:
+def send(
+    sock: socket.socket, header: dict[str, Any], payload: bytes = b"", *, fds: Sequence[int] = ()
+) -> None:
     """Send one frame on a blocking socket."""
     data = pack({**header, "fds": len(fds)} if fds else header, payload)
     sent = send_some(sock, data, fds)
