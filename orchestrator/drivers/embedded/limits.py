@@ -58,7 +58,7 @@ _NONE = {
         "swap": "max",
         "pids": "max",
     },
-    1: {"cpus": "-1", "cpu_weight": "1024", "memory": "-1", "swap": "-1", "pids": "max"},
+    1: {"cpus": "-1", "cpu_weight": "1024", "cpuset": "\n", "memory": "-1", "swap": "-1", "pids": "max"},
 }
 _V1_UNLIMITED = 1 << 62  # what memory.limit_in_bytes shows without a limit is the largest page-aligned s64
 IO_FIELDS = (("read_bps", "rbps"), ("write_bps", "wbps"), ("read_iops", "riops"), ("write_iops", "wiops"))

@@ -154,21 +154,13 @@ def container_program(spec: ContainerSpec, group: GroupSpec, place: Place) -> Pr
     )
 
 
-def exec_program(
-    spec: ContainerSpec,
-    group: GroupSpec,
-    request: ExecRequest,
-    *,
-    cgroup: str,
-    cgroups: tuple[str, ...],
-    seccomp: str,
-) -> Program:
-    """A further process in a running container: what is not asked for is as the container's spec says."""
+def exec_program(spec: ContainerSpec, group: GroupSpec, request: ExecRequest, *, seccomp: str) -> Program:
+    """A further process in a running container, whose namespaces and cgroups the supervisor joins before.
+
+    What is not asked for is as the container's spec says.
+    """
     return Program(
-        cgroup=cgroup,
         operations=(
-            *(JoinCgroup(path=path) for path in cgroups),
-            SetOomScore(value=0),
             *_process(
                 spec,
                 seccomp,

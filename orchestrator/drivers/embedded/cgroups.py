@@ -1,0 +1,401 @@
+"""The cgroup folders of stacks, groups and containers, on v2, v1 and hybrid hosts, and the limits in them.
+
+In: names (stack), (stack, group id) or (stack, group id, container id), and limits. Out: folders, written limits, values
+read back. Each level has a v2 folder, whatever controllers v2 has: it gives cgroup.kill and cgroup.events. On v1 a folder
+is made only where a limit is set at that level or below. Must not touch a cgroup outside the instance's own folder.
+"""
+
+from __future__ import annotations
+
+# ruff: noqa: PTH102, PTH106, PTH112, PTH208
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from orchestrator.drivers.embedded import limits as values
+from orchestrator.drivers.embedded.devices import disk_number
+from orchestrator.drivers.embedded.hierarchies import CONTROLLERS, Hierarchies
+from orchestrator.errors import HostError, StepError
+from orchestrator.model import codec
+from orchestrator.model.desired import IoLimit, Limits
+from orchestrator.ports.layout import Layout
+
+Names = tuple[str, ...]
+_NO_FILE = (
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+)  # what a missing interface file gives when opened for writing
+_PAUSES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
+
+
+class Cgroups:
+    """All cgroups of one instance. Safe for several threads that work on different names."""
+
+    def __init__(self, layout: Layout, hierarchies: Hierarchies) -> None:
+        self._layout = layout
+        self.host = hierarchies
+        self.versions = {each: hierarchies.version(each) for each in CONTROLLERS}
+
+    # places
+
+    def base(self, controller: str | None = None) -> str:
+        """Our folder in the hierarchy of `controller`; None: the v2 one. The only place that decides where we live."""
+        mount = self.host.unified
+        if controller is not None and self.versions[controller] == 1:
+            mount = self.host.v1[controller]
+        if mount is None:
+            raise HostError(
+                "no cgroup v2 hierarchy is mounted",
+                hint="mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with it",
+            )
+        return f"{mount}/{self._layout.cgroup}"
+
+    def folder(self, names: Names, controller: str | None = None) -> str:
+        return "/".join((self.base(controller), *names))
+
+    def joins(self, names: Names) -> tuple[str, ...]:
+        """The v1 folders that a process of a container joins: in each hierarchy the deepest that exists."""
+        found = []
+        for controller in self.host.v1:
+            for depth in range(len(names), 0, -1):
+                path = self.folder(names[:depth], controller)
+                if os.path.isdir(path):
+                    found.append(path)
+                    break
+        return tuple(dict.fromkeys(found))  # one mount may hold two controllers
+
+    def oom_files(self, names: Names) -> tuple[str, ...]:
+        """The files that tell of kills for memory."""
+        if self.versions["memory"] == 2:
+            return (f"{self.folder(names)}/memory.events",)
+        path = f"{self.folder(names, 'memory')}/memory.oom_control" if self.versions["memory"] == 1 else ""
+        return (path,) if path and os.path.exists(path) else ()  # noqa: PTH110
+
+    def exists(self, names: Names) -> bool:
+        return os.path.isdir(self.folder(names))
+
+    def find(self, stack: str, id: str) -> tuple[Names, ...]:
+        """The names of a container of which nothing but its id is known."""
+        try:
+            groups = sorted(os.listdir(self.folder((stack,))))
+        except (OSError, HostError):
+            return ()
+        return tuple((stack, each, id) for each in groups if self.exists((stack, each, id)))
+
+    def populated(self, names: Names) -> bool:
+        """Whether any process is in it or below."""
+        try:
+            return b"populated 1" in _read(f"{self.folder(names)}/cgroup.events")
+        except OSError:
+            return False
+
+    def processes(self, names: Names) -> tuple[int, ...]:
+        """The processes in the v2 folder itself."""
+        with contextlib.suppress(OSError):
+            return tuple(int(each) for each in _read(f"{self.folder(names)}/cgroup.procs").split())
+        return ()
+
+    # making and limiting
+
+    def make(self, names: Names, limits: Limits) -> None:
+        """Make the folder at this level, with limits. Existing ones lose what is not asked for. Raises StepError."""
+        try:
+            fresh = _make(self.folder(names))
+            self._apply(names, limits, reset=not fresh)
+        except OSError as error:
+            raise StepError.of(f"cgroup {'/'.join(names)}", error, hint=_hint(error)) from error
+
+    def apply(self, names: Names, limits: Limits) -> None:
+        """Write the limits to what runs, and take away those that are not asked for. Raises StepError."""
+        if not self.exists(names):
+            return  # not in effect; `make` writes them when it is
+        try:
+            self._apply(names, limits, reset=True)
+        except OSError as error:
+            raise StepError.of(f"cgroup {'/'.join(names)}", error, hint=_hint(error)) from error
+
+    def _apply(self, names: Names, limits: Limits, *, reset: bool) -> None:
+        limits = values.effective(limits, container=len(names) == 3)
+        wanted = values.controllers(limits)
+        joined = [each for each in wanted if self.versions[each] == 1 and self._make_v1(names, each)]
+        written = []
+        for each in values.settings(limits, self.versions, reset=reset):
+            if each.controller in wanted or os.path.isdir(self.folder(names, each.controller)):
+                written.append(each)
+        self._write_all(names, written)
+        if limits.io or reset:
+            self._write_io(names, limits, reset=reset)
+        if reset and joined:
+            self._gather(names, joined)
+
+    def _write_all(self, names: Names, wanted: Iterable[values.Setting]) -> None:
+        for each in self._ordered(names, list(wanted)):
+            path = f"{self.folder(names, each.controller)}/{each.file}"
+            version = self.versions[each.controller]
+            text = each.text
+            if each.field == "cpuset" and version == 1 and not text.strip():
+                text = _read(f"{os.path.dirname(path)}/../cpuset.cpus").decode()  # noqa: PTH120
+            try:
+                self._write(names, path, text, each.controller)
+            except OSError as error:
+                # Swap is not accounted on some hosts; then there is none to take away from the container.
+                if each.field == "swap" and error.errno in _NO_FILE and self._default_swap(each, wanted):
+                    continue
+                raise
+
+    def _default_swap(self, setting: values.Setting, wanted: Iterable[values.Setting]) -> bool:
+        """Whether the setting means no swap or no limit, which needs no enforcing where swap is not accounted."""
+        memory = next((each.text for each in wanted if each.field == "memory"), None)
+        return setting.text in ("0", "max", "-1", memory)
+
+    def _write(self, names: Names, path: str, text: str, controller: str) -> None:
+        """Write to an interface file; on v2 it appears only once its controller is enabled above."""
+        try:
+            _write(path, text)
+        except OSError as error:
+            if self.versions[controller] != 2 or error.errno not in _NO_FILE:
+                raise
+            self._enable(names, controller)
+            _write(path, text)
+
+    def _ordered(self, names: Names, wanted: list[values.Setting]) -> list[values.Setting]:
+        """v1 keeps memory <= memory + swap at every moment: the sum first when it is raised, last when lowered."""
+        swap = next((each for each in wanted if each.field == "swap"), None)
+        if swap is None or self.versions["memory"] != 1:
+            return wanted
+        try:
+            now = int(_read(f"{self.folder(names, 'memory')}/{swap.file}"))
+        except OSError:
+            return wanted
+        raised = swap.text == "-1" or int(swap.text) >= now
+        rest = [each for each in wanted if each is not swap]
+        return [swap, *rest] if raised else [*rest, swap]
+
+    def _write_io(self, names: Names, limits: Limits, *, reset: bool) -> None:
+        version = self.versions["io"]
+        folder = self.folder(names, "io")
+        if version is None or not os.path.isdir(folder):
+            return
+        asked = {self._device(each.device): each for each in limits.io}
+        for device in self._limited(folder, version) - set(asked) if reset else ():
+            asked[device] = IoLimit()
+        for device, limit in asked.items():
+            if version == 2:
+                self._write(names, f"{folder}/io.max", values.io_line(limit, device), "io")
+                continue
+            for file, line in values.io_v1(limit, device):
+                self._write(names, f"{folder}/{file}", line, "io")
+
+    def _limited(self, folder: str, version: int) -> set[str]:
+        files = ("io.max",) if version == 2 else tuple(file for file, _ in values.io_v1(None, ""))
+        found = set()
+        for file in files:
+            with contextlib.suppress(OSError):
+                found |= {line.split()[0] for line in _read(f"{folder}/{file}").decode().splitlines()}
+        return found
+
+    def _device(self, device: str | None) -> str:
+        try:
+            return disk_number(device, os.fspath(self._layout.state))
+        except ValueError as error:
+            raise StepError(f"io limit: {error}", argument=device) from error
+
+    def _enable(self, names: Names, controller: str) -> None:
+        """Pass a v2 controller on, from our parent down to the level above `names`."""
+        path = os.path.dirname(self.base())  # noqa: PTH120
+        for part in (self._layout.cgroup, *names):
+            with contextlib.suppress(FileNotFoundError):
+                _write(f"{path}/cgroup.subtree_control", f"+{controller}")
+            path = f"{path}/{part}"
+
+    def _make_v1(self, names: Names, controller: str) -> bool:
+        path = self.folder(names, controller)
+        made = _make(path)
+        if controller == "cpuset":
+            self._fill_cpuset(names)
+        return made
+
+    def _fill_cpuset(self, names: Names) -> None:
+        """A new v1 cpuset has no CPUs and no memory nodes, and takes no process before it has both (cpuset(7))."""
+        parent = os.path.dirname(self.base("cpuset"))  # noqa: PTH120
+        for part in (self._layout.cgroup, *names):
+            for file in ("cpuset.cpus", "cpuset.mems"):
+                if not _read(f"{parent}/{part}/{file}").strip():
+                    _write(f"{parent}/{part}/{file}", _read(f"{parent}/{file}").decode().strip())
+            parent = f"{parent}/{part}"
+
+    def _gather(self, names: Names, joined: Iterable[str]) -> None:
+        """Move what runs below `names` into v1 folders that were made just now."""
+        for leaf in self._leaves(names):
+            for controller in joined:
+                depth = next(d for d in range(3, 0, -1) if os.path.isdir(self.folder(leaf[:d], controller)))
+                if depth == len(names):
+                    self._move(leaf, self.folder(leaf[:depth], controller))
+
+    def _move(self, leaf: Names, folder: str) -> None:
+        moved: set[int] = set()
+        while left := set(self.processes(leaf)) - moved:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    _write(f"{folder}/cgroup.procs", str(pid))
+            moved |= left
+
+    def _leaves(self, names: Names) -> Iterator[Names]:
+        if len(names) == 3:
+            yield names
+            return
+        folder = self.folder(names)
+        for name in sorted(os.listdir(folder)):
+            if os.path.isdir(f"{folder}/{name}"):
+                yield from self._leaves((*names, name))
+
+    # reading
+
+    def read(self, names: Names, limits: Limits) -> dict[str, Any]:
+        """`limits.<field>` -> the kernel's value, encoded, of the fields that are set; empty where there is no folder."""
+        found: dict[str, Any] = {}
+        for name, controller in values.CONTROLLER_OF.items():
+            wanted = getattr(limits, name)
+            version = self.versions[controller]
+            if wanted in (None, ()) or version is None:
+                continue
+            with contextlib.suppress(OSError, ValueError):
+                if name == "io":
+                    found["limits.io"] = self._read_io(names, limits, version)
+                elif file := values.file_of(name, version):
+                    text = _read(f"{self.folder(names, controller)}/{file}").decode()
+                    found[f"limits.{name}"] = values.value_read(name, text, limits, version)
+        return found
+
+    def _read_io(self, names: Names, limits: Limits, version: int) -> Any:
+        """As wished where the kernel holds every number of it; otherwise only the entries it holds."""
+        folder = self.folder(names, "io")
+        held = []
+        for limit in limits.io:
+            device = self._device(limit.device)
+            if version == 2:
+                lines = _read(f"{folder}/io.max").decode().splitlines()
+                kept = values.io_line(limit, device) in lines
+            else:
+                kept = all(
+                    line in _read(f"{folder}/{file}").decode().splitlines()
+                    for file, line in values.io_v1(limit, device)
+                    if not line.endswith(" 0")
+                )
+            if kept:
+                held.append(codec.encode(limit))
+        return held
+
+    # ending
+
+    def kill(self, names: Names) -> None:
+        """SIGKILL to every process in it and below (cgroup.kill, Linux 5.14)."""
+        with contextlib.suppress(FileNotFoundError):
+            _write(f"{self.folder(names)}/cgroup.kill", "1")
+
+    def remove(self, names: Names, *, timeout: float = 10.0) -> None:
+        """Kill what is left and remove the folders in every hierarchy. Raises StepError after `timeout` seconds."""
+        if self.host.unified is not None and self.exists(names):
+            if self.populated(names):
+                self.kill(names)
+            self._remove(self.folder(names), timeout)
+        for mount in sorted(set(self.host.v1.values())):
+            self._remove("/".join((mount, self._layout.cgroup, *names)), timeout)
+        if len(names) == 1:
+            self._remove_base()
+
+    def _remove(self, folder: str, timeout: float) -> None:
+        """rmdir, again while processes that were killed are still dying."""
+        end = time.monotonic() + timeout
+        tries = 0
+        while True:
+            try:
+                os.rmdir(folder)
+                return
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                if error.errno not in (errno.EBUSY, errno.ENOTEMPTY) or time.monotonic() > end:
+                    raise StepError.of(
+                        "cannot remove a cgroup", error, hint=f"see {folder}/cgroup.procs"
+                    ) from error
+            self._remove_below(folder)
+            time.sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
+            tries += 1
+
+    def _remove_below(self, folder: str) -> None:
+        """Folders that a process inside, or a creation cut short, left."""
+        with contextlib.suppress(OSError):
+            for name in os.listdir(folder):
+                path = f"{folder}/{name}"
+                if os.path.isdir(path):
+                    self._remove_below(path)
+                    with contextlib.suppress(OSError):
+                        os.rmdir(path)
+
+    def _remove_base(self) -> None:
+        """The instance's own folder, where this was its last stack."""
+        for controller in (None, *self.host.v1):
+            with contextlib.suppress(OSError):
+                os.rmdir(self.base(controller))
+
+
+def missing(host: Hierarchies, limits: Limits) -> Iterator[tuple[str, str]]:
+    """(field, message) for each limit that this host cannot enforce, by controller."""
+    versions: Mapping[str, int | None] = {each: host.version(each) for each in CONTROLLERS}
+    for name, controller in values.CONTROLLER_OF.items():
+        if getattr(limits, name) in (None, ()):
+            continue
+        field = f"limits.{name}"
+        if versions[controller] is None:
+            yield field, f"this host has no {controller} cgroup controller"
+        elif versions[controller] == 1 and name == "memory_high":
+            yield field, "the memory controller is on cgroup v1 here, which has no memory_high"
+        elif versions[controller] == 1 and name == "swap" and limits.swap:
+            if limits.memory is None:
+                yield (
+                    field,
+                    "the memory controller is on cgroup v1 here, where swap is limited only together with memory",
+                )
+            elif not os.path.exists(f"{host.v1['memory']}/memory.memsw.limit_in_bytes"):  # noqa: PTH110
+                yield field, "the memory controller of this host does not account swap"
+
+
+def _make(path: str) -> bool:
+    """mkdir -p; whether the folder is new."""
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        _make(os.path.dirname(path))  # noqa: PTH120
+        return _make(path)
+    return True
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 65536)
+    finally:
+        os.close(fd)
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror} (writing {text.strip()!r})", path) from error
+    finally:
+        os.close(fd)
+
+
+def _hint(error: OSError) -> str | None:
+    if error.errno == errno.EINVAL and str(error.filename).endswith("cpu.cfs_quota_us"):
+        return "on cgroup v1 a group's or stack's `cpus` must not be less than what lies within it"
+    return None

@@ -1,0 +1,310 @@
+"""Containers: from a recorded spec to a launched program, and what became of it.
+
+In: records, the supervisor's process states. Out: launches, stops, observations. The writable layer lies in the record's
+folder, so it is kept by a restart and goes with the incarnation. Must not decide when anything is started.
+"""
+
+from __future__ import annotations
+
+# ruff: noqa: PTH101, PTH102
+import contextlib
+import errno
+import json
+import os
+import platform
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from orchestrator.drivers.embedded.cgroups import Cgroups, Names
+from orchestrator.drivers.embedded.groups import recorded_limits
+from orchestrator.drivers.embedded.program import Place, container_program, exec_program
+from orchestrator.drivers.embedded.signals import signal_number
+from orchestrator.drivers.records import Record, Records, private_folders
+from orchestrator.drivers.trees import remove_tree
+from orchestrator.errors import StepError
+from orchestrator.model import codec
+from orchestrator.model.desired import ContainerSpec, GroupSpec
+from orchestrator.model.ids import Incarnation, Kind
+from orchestrator.model.observed import Exit, Observation, Phase
+from orchestrator.ports.driver import ExecRequest, Root, Roots, Volumes
+from orchestrator.ports.layout import Layout
+from orchestrator.supervisor.client import LaunchError, LogTarget, ProcessState, Supervisor
+from orchestrator.supervisor.records import exit_of
+from orchestrator.supervisor.seccomp import default_filter
+
+KILL_TIMEOUT = 10.0  # seconds that the kernel has to end what was killed
+INITS = (
+    "/usr/bin/catatonit",
+    "/usr/libexec/podman/catatonit",
+    "/usr/bin/tini-static",
+    "/usr/bin/docker-init",
+    "/usr/libexec/docker/docker-init",
+    "/usr/bin/tini",
+)
+
+
+class Containers:
+    """Kind container."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        records: Records,
+        supervisor: Supervisor,
+        cgroups: Cgroups,
+        *,
+        roots: Roots,
+        volumes: Volumes,
+    ) -> None:
+        self._layout = layout
+        self._records = records
+        self._supervisor = supervisor
+        self._cgroups = cgroups
+        self._roots = roots
+        self._volumes = volumes
+
+    def create(self, target: Incarnation) -> None:
+        """The writable layer, beside the record that was written before."""
+        folder = os.fspath(self._records.folder(target))
+        try:
+            for name in ("upper", "work"):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(f"{folder}/{name}", 0o755)
+            os.chmod(f"{folder}/upper", 0o755)  # it becomes the mode of / inside, whatever our umask is
+        except OSError as error:
+            raise StepError.of(f"{target.ref}: cannot make its writable layer", error) from error
+
+    def start(self, record: Record) -> None:
+        target, spec = record.target, codec.decode(ContainerSpec, record.spec)
+        group = _needed(record, Kind.GROUP)
+        group_spec = self._group_spec(group)
+        names = (target.stack, group.id, target.id)
+        self._supervisor.ensure()
+        self.create(target)  # again where a creation was cut short
+        self._this_boot(record)
+        self._cgroups.make(names, spec.limits)
+        root = self._roots.root(_needed(record, Kind.ROOTFS))
+        program = container_program(spec, group_spec, self._place(record, spec, root, names))
+        try:
+            self._supervisor.launch(
+                target.id,
+                program,
+                logs=self._logs(target, spec),
+                journal=self._journal(target),
+                oom_files=self._cgroups.oom_files(names),
+            )
+        except LaunchError as error:
+            raise explained(error, target, spec, root) from error
+
+    def stop(self, record: Record) -> None:
+        target, names = record.target, self._names(record)
+        stop = codec.decode(ContainerSpec, record.spec).stop
+        if not self._running(target, names):
+            return
+        asked = self._supervisor.signal(target.id, signal_number(stop.signal), stopping=True)
+        if asked and self._supervisor.wait(target.id, stop.grace):
+            return
+        self._kill(target, names)
+
+    def delete(self, target: Incarnation, record: Record | None) -> None:
+        names = self._names(record) if record and record.readable else None
+        for each in [names] if names else self._cgroups.find(target.stack, target.id):
+            if self._running(target, each):
+                self._supervisor.signal(target.id, signal_number("KILL"), stopping=True)
+                self._kill(target, each)
+            self._cgroups.remove(each)
+        if self._supervisor.alive():
+            self._supervisor.forget(target.id)
+        remove_tree(self._layout.container_run(target.id))
+
+    def update(self, record: Record, spec: ContainerSpec, fields: frozenset[str]) -> None:
+        """`fields`: the top names of what changes. Health, restart and stop are only recorded."""
+        target, names = record.target, self._names(record)
+        if "limits" in fields:
+            self._cgroups.apply(names, spec.limits)
+        if "logs" in fields and self._running(target, names):
+            self._supervisor.set_logs(target.id, self._logs(target, spec))
+
+    def exec(
+        self, record: Record, request: ExecRequest, stdio: tuple[int, int, int], timeout: float | None
+    ) -> int:
+        target, spec = record.target, codec.decode(ContainerSpec, record.spec)
+        group_spec = self._group_spec(_needed(record, Kind.GROUP))
+        program = exec_program(spec, group_spec, request, seccomp=self._seccomp)
+        try:
+            return self._supervisor.exec(target.id, program, stdio, timeout)
+        except LaunchError as error:
+            raise explained(error, target, spec, None, command=request.command) from error
+
+    def observation(
+        self, record: Record, state: ProcessState | None, addresses: Mapping[str, str]
+    ) -> Observation:
+        if not record.readable:
+            return record.observation(Phase.INCOMPLETE)
+        if state is None:
+            return self._unsupervised(record, addresses)
+        if state.pid is None:
+            phase = Phase.EXITED if state.exits or state.starts else Phase.CREATED
+            return record.observation(
+                phase, exits=state.exits, restarts=max(0, state.starts - 1), started=state.started
+            )
+        return record.observation(
+            Phase.RUNNING,
+            actual=self._cgroups.read(self._names(record), recorded_limits(record)),
+            exits=state.exits,
+            restarts=max(0, state.starts - 1),
+            pid=state.pid,
+            started=state.started,
+            addresses=addresses,
+        )
+
+    def _unsupervised(self, record: Record, addresses: Mapping[str, str]) -> Observation:
+        """What the supervisor does not know: never launched, of an earlier boot, or its process record was lost."""
+        exits = self._journaled(record.target)
+        if record.extra.get("boot") != self._records.boot_id:
+            # Times of another boot mean nothing now; only that a job is done is still true.
+            done = (record.spec or {}).get("job") is not None and bool(exits) and exits[-1].success
+            return (
+                record.observation(Phase.EXITED, exits=exits[-1:])
+                if done
+                else record.observation(Phase.CREATED)
+            )
+        names = self._names(record)
+        if self._cgroups.populated(names):
+            return record.observation(
+                Phase.RUNNING, pid=_first(self._cgroups.processes(names)), exits=exits, addresses=addresses
+            )
+        return record.observation(Phase.EXITED if exits else Phase.CREATED, exits=exits)
+
+    # parts
+
+    def _place(self, record: Record, spec: ContainerSpec, root: Root, names: Names) -> Place:
+        folder = os.fspath(self._records.folder(record.target))
+        staging = os.fspath(self._layout.run / "staging")
+        private_folders(self._layout.run, staging)
+        volumes = {each.ref.name: self._volumes.path(each) for each in record.bound(Kind.VOLUME)}
+        init = host_init() if spec.init else None
+        if spec.init and init is None:
+            raise StepError(
+                f"{record.target.ref}: no init for `init: true` here", hint="apt install catatonit"
+            )
+        return Place(
+            root=root,
+            staging=staging,
+            upper=f"{folder}/upper",
+            work=f"{folder}/work",
+            group=os.fspath(self._layout.group_run(names[1])),
+            cgroup=self._cgroups.folder(names),
+            cgroups=self._cgroups.joins(names),
+            volumes=volumes,
+            init=init,
+            seccomp=self._seccomp,
+            masked=self._masked,
+        )
+
+    @cached_property
+    def _seccomp(self) -> str:
+        return default_filter()
+
+    @cached_property
+    def _masked(self) -> tuple[str, ...]:
+        found = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle")
+        return tuple(sorted(map(os.fspath, found)))
+
+    def _logs(self, target: Incarnation, spec: ContainerSpec) -> LogTarget:
+        folder = os.fspath(self._layout.logs(target.stack, target.ref))
+        private_folders(self._layout.state, folder)
+        return LogTarget(folder=folder, max_size=spec.logs.max_size, files=spec.logs.files)
+
+    def _journal(self, target: Incarnation) -> str:
+        return os.fspath(self._records.folder(target) / "exits.jsonl")
+
+    def _journaled(self, target: Incarnation) -> tuple[Exit, ...]:
+        try:
+            with open(self._journal(target), "rb") as file:
+                lines = file.read().splitlines()[-16:]
+        except OSError:
+            return ()
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError, LookupError, TypeError):  # the last line may be torn
+                found.append(exit_of(json.loads(line)))
+        return tuple(found)
+
+    def _this_boot(self, record: Record) -> None:
+        """Exits of an earlier boot end here: their times would confuse the restart policy."""
+        if record.extra.get("boot") == self._records.boot_id:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            Path(self._journal(record.target)).unlink()
+        self._records.rewrite(record.target, extra={"boot": self._records.boot_id})
+
+    def _names(self, record: Record) -> Names:
+        return record.target.stack, _needed(record, Kind.GROUP).id, record.target.id
+
+    def _group_spec(self, group: Incarnation) -> GroupSpec:
+        record = self._records.read(group)
+        if record is None or not record.readable:
+            raise StepError(f"{group.ref}: no record of {group.id}")
+        return codec.decode(GroupSpec, record.spec)
+
+    def _running(self, target: Incarnation, names: Names) -> bool:
+        # The kernel's word first: it needs no supervisor, and most deletions find nothing.
+        return self._cgroups.populated(names)
+
+    def _kill(self, target: Incarnation, names: Names) -> None:
+        self._cgroups.kill(names)
+        if not self._supervisor.wait(target.id, KILL_TIMEOUT):
+            raise StepError(
+                f"{target.ref}: still there {KILL_TIMEOUT:.0f} s after SIGKILL", call="cgroup.kill"
+            )
+
+
+def host_init() -> str | None:
+    """The host's small init, preferring those that need no library of the rootfs."""
+    return next((each for each in INITS if os.access(each, os.X_OK)), None)
+
+
+def explained(
+    error: LaunchError,
+    target: Incarnation,
+    spec: ContainerSpec,
+    root: Root | None,
+    *,
+    command: tuple[str, ...] | None = None,
+) -> LaunchError:
+    """The launcher's error in the user's words: which rootfs lacks the command or is of another architecture."""
+    name = (command or spec.command)[0]
+    rootfs = f'rootfs "{spec.rootfs}"'
+    message, hint = f"{target.ref}: {error.message}", error.hint
+    if error.operation == "Execute":
+        if error.errno == errno.ENOENT:
+            message = f'{target.ref}: command "{name}" not found in {rootfs}'
+            if (
+                root is not None
+                and name.startswith("/")
+                and any(os.path.lexists(each + name) for each in root.lowers)
+            ):
+                message = f'{target.ref}: the interpreter or loader of "{name}" not found in {rootfs}'
+        elif error.errno == errno.ENOEXEC:
+            message = f'{target.ref}: {rootfs}: "{name}" is no program for this host ({platform.machine()})'
+            hint = "is the rootfs for another architecture, or a script without its #! line?"
+        elif error.errno == errno.EACCES:
+            message = f'{target.ref}: {rootfs}: "{name}" is not executable for this user'
+    elif error.operation == "SetIdentity":
+        message = f"{target.ref}: {rootfs}: {error.message}"
+    told = LaunchError(message, call=error.call, argument=error.argument, errno=error.errno, hint=hint)
+    told.operation = error.operation
+    return told
+
+
+def _needed(record: Record, kind: Kind) -> Incarnation:
+    found = record.bound(kind)
+    if not found:
+        raise StepError(f"{record.target.ref}: its record names no {kind}", argument=record.target.id)
+    return found[0]
+
+
+def _first(pids: tuple[int, ...]) -> int | None:
+    return min(pids, default=None)

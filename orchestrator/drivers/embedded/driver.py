@@ -1,0 +1,170 @@
+"""The embedded runtime: containers made of namespaces, cgroups and an overlay by our own launcher.
+
+In: incarnations and specs of kinds stack, group and container. Out: what they are in the kernel. Nothing is remembered
+between calls but paths; several threads may call at once. `observe` starts no process of ours unless one that should be
+there has died (then the supervisor is wanted back: only it knows the exits).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from orchestrator.drivers.embedded.cgroups import Cgroups
+from orchestrator.drivers.embedded.containers import Containers
+from orchestrator.drivers.embedded.groups import Groups, Stacks, recorded_limits
+from orchestrator.drivers.embedded.hierarchies import Hierarchies
+from orchestrator.drivers.embedded.limits import effective
+from orchestrator.drivers.embedded.preflight import problems
+from orchestrator.drivers.records import Record, Records
+from orchestrator.errors import StepError
+from orchestrator.model import codec
+from orchestrator.model.desired import ContainerSpec, GroupSpec, Limits, Spec, Stack, StackSpec
+from orchestrator.model.ids import Incarnation, Kind
+from orchestrator.model.observed import Observation, Phase
+from orchestrator.ports.driver import Bound, ExecRequest, GroupNetwork, Problem, Roots, Volumes
+from orchestrator.ports.layout import Layout
+from orchestrator.supervisor.client import Supervisor
+
+
+class EmbeddedDriver:
+    """Kinds stack, group and container; the port `Runtime`."""
+
+    kinds = frozenset({Kind.STACK, Kind.GROUP, Kind.CONTAINER})
+
+    def __init__(
+        self,
+        layout: Layout,
+        supervisor: Supervisor,
+        *,
+        roots: Roots,
+        volumes: Volumes,
+        network: GroupNetwork,
+        hierarchies: Hierarchies | None = None,
+    ) -> None:
+        self._layout = layout
+        self._supervisor = supervisor
+        self._host = hierarchies or Hierarchies.detect()
+        self._records = Records(layout, self.kinds)
+        self._cgroups = Cgroups(layout, self._host)
+        self._stacks = Stacks(layout, self._records, supervisor, self._cgroups)
+        self._groups = Groups(layout, self._records, supervisor, self._cgroups, network)
+        self._containers = Containers(
+            layout, self._records, supervisor, self._cgroups, roots=roots, volumes=volumes
+        )
+
+    def stacks(self) -> frozenset[str]:
+        return self._records.stacks()
+
+    def check(self, stack: Stack) -> Sequence[Problem]:
+        return tuple(problems(stack, self._layout, self._host))
+
+    def observe(self, stack: str) -> Sequence[Observation]:
+        records = self._records.list(stack)
+        containers = [each for each in records if each.target.ref.kind is Kind.CONTAINER]
+        states = self._supervisor.states([each.target.id for each in containers]) if containers else {}
+        addresses = self._addresses(records)
+        found = []
+        for each in records:
+            if not each.readable:
+                found.append(each.observation(Phase.INCOMPLETE))
+            elif each.target.ref.kind is Kind.STACK:
+                found.append(self._stacks.observation(each))
+            elif each.target.ref.kind is Kind.GROUP:
+                found.append(self._groups.observation(each, addresses[each.target.id]))
+            else:
+                group = next(iter(each.bound(Kind.GROUP)), None)
+                shared = addresses.get(group.id, {}) if group else {}
+                found.append(self._containers.observation(each, states.get(each.target.id), shared))
+        return tuple(found)
+
+    def create(self, target: Incarnation, spec: Spec, bound: Sequence[Bound]) -> None:
+        self._records.write(target, spec, bound, {"boot": self._records.boot_id})
+        if target.ref.kind is Kind.CONTAINER:
+            self._containers.create(target)
+
+    def start(self, target: Incarnation) -> None:
+        self._told(target, lambda: self._starter(target)(self._record(target)))
+
+    def stop(self, target: Incarnation) -> None:
+        record = self._records.read(target)
+        if target.ref.kind is Kind.GROUP:
+            self._told(target, lambda: self._groups.stop(target))
+        elif target.ref.kind is Kind.CONTAINER and record is not None and record.readable:
+            self._told(target, lambda: self._containers.stop(record))
+
+    def update(self, target: Incarnation, spec: Spec, fields: Sequence[str]) -> None:
+        """The effect first, then the record: cut off in between, the next plan finds the difference again."""
+        self._told(
+            target, lambda: self._update(target, spec, frozenset(each.split(".")[0] for each in fields))
+        )
+
+    def delete(self, target: Incarnation) -> None:
+        self._told(target, lambda: self._delete(target))
+        self._records.remove(target)
+
+    def exec(
+        self, target: Incarnation, request: ExecRequest, stdio: tuple[int, int, int], timeout: float | None
+    ) -> int:
+        return self._containers.exec(self._record(target), request, stdio, timeout)
+
+    def read_limits(self, target: Incarnation) -> Limits:
+        record = self._record(target)
+        names = self._names(record)
+        asked = effective(recorded_limits(record), container=len(names) == 3)
+        found = {key.removeprefix("limits."): each for key, each in self._cgroups.read(names, asked).items()}
+        limits: Limits = codec.decode(Limits, found)
+        return limits
+
+    def _update(self, target: Incarnation, spec: Spec, fields: frozenset[str]) -> None:
+        record = self._record(target)
+        if isinstance(spec, StackSpec):
+            self._stacks.update(target, spec)
+        elif isinstance(spec, GroupSpec):
+            self._groups.update(target, spec, fields)
+        elif isinstance(spec, ContainerSpec):
+            self._containers.update(record, spec, fields)
+        self._records.rewrite(target, spec=spec)
+
+    def _delete(self, target: Incarnation) -> None:
+        if target.ref.kind is Kind.STACK:
+            self._stacks.delete(target)
+        elif target.ref.kind is Kind.GROUP:
+            self._groups.delete(target)
+        else:
+            self._containers.delete(target, self._records.read(target))
+
+    def _starter(self, target: Incarnation) -> Callable[[Record], None]:
+        if target.ref.kind is Kind.STACK:
+            return self._stacks.start
+        return self._groups.start if target.ref.kind is Kind.GROUP else self._containers.start
+
+    def _names(self, record: Record) -> tuple[str, ...]:
+        target = record.target
+        groups = [each.id for each in record.bound(Kind.GROUP)]
+        if target.ref.kind is Kind.STACK:
+            return (target.stack,)
+        return (
+            (target.stack, target.id)
+            if target.ref.kind is Kind.GROUP
+            else (target.stack, *groups[:1], target.id)
+        )
+
+    def _addresses(self, records: Sequence[Record]) -> Mapping[str, Mapping[str, str]]:
+        groups = [each.target for each in records if each.target.ref.kind is Kind.GROUP and each.readable]
+        return {each.id: self._groups.addresses(each) for each in groups}
+
+    def _record(self, target: Incarnation) -> Record:
+        record = self._records.read(target)
+        if record is None or not record.readable:
+            raise StepError(
+                f"{target.ref}: no record of {target.id}", argument=str(self._records.folder(target))
+            )
+        return record
+
+    def _told(self, target: Incarnation, action: Callable[[], Any]) -> None:
+        """Nothing but our own errors leaves a driver."""
+        try:
+            action()
+        except OSError as error:
+            raise StepError.of(str(target.ref), error) from error
