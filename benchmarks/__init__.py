@@ -1,0 +1,1 @@
+"""How fast and how heavy the orchestrator is, measured on this machine beside the limit that the kernel sets."""

@@ -1,0 +1,102 @@
+"""The product under measurement: one instance on a folder of its own, driven by its command line.
+
+In: an empty folder. Out: wall times, step times from its own record of runs, facts from `ps`. Leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks import timing
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+SUBNET = "10.213.0.0/20"
+"""Room for the largest stack."""
+
+
+def stack_of(name: str, count: int) -> str:
+    """A stack of `count` groups of one container, each with its own address, that run one command."""
+    containers = "".join(
+        f"  c{i}: {{rootfs: base, command: [/bin/sleep, infinity], stop: {{grace: 0s, signal: KILL}}}}\n"
+        for i in range(count)
+    )
+    return f"stack: {name}\nrootfs: {{base: host}}\nnetworks: {{default: {{subnet: {SUBNET}}}}}\ncontainers:\n{containers}"
+
+
+class Product:
+    """One instance. Every method that fails raises RuntimeError with what the command line said."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "root"
+        self._files = folder
+
+    def cli(self, *arguments: str, timeout: float = 600) -> tuple[float, str]:
+        """Wall seconds and standard output."""
+        begun = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator", *arguments],
+            env={**os.environ, "ORCHESTRATOR_ROOT": str(self.root), "PYTHONPATH": str(CHECKOUT)},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        taken = time.monotonic() - begun
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(arguments)} exits {done.returncode}: {done.stderr[-2000:]}")
+        return taken, done.stdout
+
+    def write(self, name: str, count: int) -> str:
+        path = self._files / f"{name}.yaml"
+        path.write_text(stack_of(name, count))
+        return str(path)
+
+    def apply(self, name: str, count: int) -> float:
+        """Wall seconds of `apply`."""
+        return self.cli("apply", "-f", self.write(name, count), "--timeout", "10m")[0]
+
+    def bring_up_seconds(self, name: str) -> float:
+        """From the beginning of the first step to the end of the last container's start, of the stack's newest run."""
+        return timing.bring_up_seconds(self.root, name)
+
+    def delete(self, name: str) -> float:
+        return self.cli("delete", name, "--prune-data", "--yes")[0]
+
+    def containers(self, name: str) -> list[dict[str, Any]]:
+        stacks = json.loads(self.cli("ps", "--output", "json")[1])["stacks"]
+        return [row for stack in stacks if stack["name"] == name for row in stack["containers"]]
+
+    def own_processes(self) -> dict[str, int]:
+        """Resident memory in KiB of each process of ours by its role (keeper, supervisor)."""
+        return timing.own_processes(self.root)
+
+    def close(self) -> None:
+        """End all that runs and remove the folder."""
+        try:
+            for stack in json.loads(self.cli("ls", "--output", "json")[1])["stacks"]:
+                self.delete(stack["name"])
+        finally:
+            timing.stop_supervisor(self.root)
+            shutil.rmtree(self.root, ignore_errors=True)
+
+
+@contextmanager
+def instance(folder: Path, *, warm: bool) -> Iterator[Product]:
+    """A fresh instance for the block; `warm`: its supervisor runs and its rootfs is ready before the block begins."""
+    product = Product(folder)
+    try:
+        if warm:
+            product.apply("warm", 1)
+            product.delete("warm")
+        yield product
+    finally:
+        product.close()
