@@ -1,0 +1,1 @@
+"""Plan + drivers -> results. Never edits a plan, never looks at a manifest."""

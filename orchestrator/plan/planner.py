@@ -94,7 +94,8 @@ class _Verdicts:
 
     def add(self, ref: Ref) -> None:
         change = self._verb(ref, self.stack.resources[ref], self.kept.get(ref))
-        if change.verb in NEW_START:
+        mending = change.verb is Verb.RESTART and change.cause is not None  # it ran: its gate was passed
+        if change.verb in NEW_START and not mending:
             change = self._gate(change)
         if ref in self.policy.held and change.verb is not Verb.KEEP:
             self.failures[ref] = self.policy.held[ref]

@@ -1,12 +1,13 @@
 """From changes to numbered steps with their order.
 
-In: the wish, what is kept of the world, a verb for each ref, the deletions. Out: steps, each after as few others as is right:
-create before start, needs before dependents, dependents gone before what they were recorded to need, siblings in parallel.
+In: the wish, what is kept of the world, a verb for each ref, the deletions. Out: steps, each after as few others as is
+right: create before start, needs before dependents, dependents gone before what they were recorded to need; siblings in
+parallel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.graph import order
@@ -29,6 +30,7 @@ def build(
     """The steps, and the changes of `deletions` in their order, dependents first."""
     build = _Build(stack, kept, changes, withheld)
     doomed = build.teardown([each for each, _ in deletions])
+    build.leave_groups()
     for ref, change in changes.items():
         build.bring_up(ref, change)
     build.early_updates()
@@ -50,6 +52,9 @@ class _Build:
         default_factory=dict
     )  # need -> DELETE steps of its recorded dependents
     up: dict[Ref, dict[Op, Key]] = field(default_factory=dict)
+    under: dict[Ref, list[Key]] = field(
+        default_factory=dict
+    )  # group -> STOP steps of what must leave it first
 
     # taking down
 
@@ -116,6 +121,18 @@ class _Build:
 
     # bringing up, needs first
 
+    def leave_groups(self) -> None:
+        """Containers that run while their group's namespaces are gone stop before these are made anew."""
+        for ref, change in self.changes.items():
+            if (
+                change.verb is Verb.RESTART
+                and ref not in self.withheld
+                and self.kept[ref].phase is Phase.RUNNING
+            ):
+                for need in self._needs(ref):
+                    if need.ref.kind is Kind.GROUP and need.structural:
+                        self.under.setdefault(need.ref, []).append((Op.STOP, ref, change.id))
+
     def bring_up(self, ref: Ref, change: Change) -> None:
         if ref in self.withheld:
             return
@@ -147,22 +164,9 @@ class _Build:
         self.up[ref] = {Op.CREATE: create, Op.START: start}
 
     def _start(self, ref: Ref, change: Change, after: list[Key]) -> None:
-        waits = list(after)
-        if ref.kind is Kind.GROUP:
-            waits += [
-                (Op.STOP, other, each.id)
-                for other, each in self._running_restarts()
-                if any(need.ref == ref and need.structural for need in self._needs(other))
-            ]
+        waits = [*after, *self.under.get(ref, ())]
         start = self._add((Op.START, ref, change.id), [*waits, *self._ready(ref)])
         self.up.setdefault(ref, {})[Op.START] = start
-
-    def _running_restarts(self) -> Iterable[tuple[Ref, Observation]]:
-        for ref, change in self.changes.items():
-            if change.verb is Verb.RESTART and ref not in self.withheld:
-                found = self.kept[ref]
-                if found.phase is Phase.RUNNING:
-                    yield ref, found
 
     def _restart(self, ref: Ref, change: Change) -> None:
         last: list[Key] = []
@@ -190,7 +194,13 @@ class _Build:
                 continue
             wanted = {need.ref for need in self._needs(ref)}
             left = [need.ref for need in self.kept[ref].needs if need.ref not in wanted]
-            firsts = [first for target in left for first in self.first_down.get(target, ())]
+            for target in left:
+                if target.kind in LEAVES:
+                    for first in self.first_down.get(target, ()):
+                        self.after[first].append(update)
+            firsts = [
+                first for target in left if target.kind not in LEAVES for first in self.first_down.get(target, ())
+            ]
             if firsts and not any(self._step(target, Op.START) for target in wanted):
                 self.after[update] = []
                 for first in firsts:

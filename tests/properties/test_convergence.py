@@ -1,0 +1,207 @@
+"""The laws of the engine, over random stacks and edits: convergence, isolation of failures, crash recovery, order."""
+
+from __future__ import annotations
+
+import errno
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.drivers.fake import Crash
+from orchestrator.errors import StepError
+from orchestrator.execute.executor import Status
+from orchestrator.model.desired import Stack, Until
+from orchestrator.model.ids import Kind, Ref
+from orchestrator.model.observed import Phase
+from orchestrator.plan.changes import Op, Plan, Policy, Verb
+from tests.properties.engine import Engine
+from tests.properties.stacks import stacks
+
+FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+TO_START = (Until.STARTED, Until.HEALTHY)
+
+
+def wished(engine: Engine, stack: Stack) -> None:
+    """What stands is what is wished for, in effect, once each."""
+    kept_volumes = {target.ref for target in engine.fake.things if target.ref.kind is Kind.VOLUME}
+    refs = [target.ref for target in engine.fake.things]
+    assert sorted(set(refs) - kept_volumes) == sorted(set(stack.resources) - kept_volumes)
+    assert len(refs) == len(set(refs))
+    for target, thing in engine.fake.things.items():
+        if target.ref in stack.resources:
+            assert thing.phase in (Phase.RUNNING, Phase.EXITED)
+            assert thing.spec == stack.resources[target.ref]
+
+
+@FEW
+@given(stacks())
+def test_a_stack_comes_up_and_the_next_plan_is_empty(stack: Stack) -> None:
+    engine = Engine()
+    last = engine.settle(stack)
+    assert last.empty and not last.failures
+    wished(engine, stack)
+
+
+@FEW
+@given(stacks(), stacks())
+def test_any_edit_converges(before: Stack, after: Stack) -> None:
+    engine = Engine()
+    engine.settle(before)
+    last = engine.settle(after)
+    assert last.empty and not last.failures
+    wished(engine, after)
+
+
+@FEW
+@given(stacks(), stacks())
+def test_one_pass_does_all_that_no_gate_holds_back(before: Stack, after: Stack) -> None:
+    engine = Engine()
+    engine.settle(before)
+    first = engine.plan(after)
+    results = engine.run(first)
+    assert all(each.status is Status.DONE for each in results)
+    assert len(results) == len(first.steps)
+    waited = {change.ref for change in first.changes if change.waits}
+    second = {change.ref for change in engine.plan(after).changes}
+    assert second <= waited | {ref for ref in after.resources if ref.kind is not Kind.CONTAINER and waited}
+
+
+@FEW
+@given(stacks())
+def test_the_same_input_gives_an_equal_plan(stack: Stack) -> None:
+    assert Engine().plan(stack) == Engine().plan(stack)
+
+
+def well_formed(plan: Plan) -> None:
+    assert [step.number for step in plan.steps] == list(range(1, len(plan.steps) + 1))
+    for step in plan.steps:
+        assert all(other < step.number for other in step.after)
+
+
+@FEW
+@given(stacks(), stacks())
+def test_steps_are_numbered_in_an_order_that_holds(before: Stack, after: Stack) -> None:
+    engine = Engine()
+    well_formed(engine.plan(before))
+    engine.settle(before)
+    well_formed(engine.plan(after))
+    well_formed(engine.plan(None))
+
+
+@FEW
+@given(stacks())
+def test_starts_follow_needs_and_deletes_reverse_them(stack: Stack) -> None:
+    engine = Engine()
+    engine.settle(stack)
+    started = {ref: place for place, (op, ref) in enumerate(engine.fake.trace) if op == "start"}
+    for ref, needs in stack.needs.items():
+        for need in needs:
+            if need.until is not Until.CREATED:
+                assert started[need.ref] < started[ref]
+    engine.fake.trace.clear()
+    recorded = {thing.target.ref: thing.needs for thing in engine.fake.things.values()}
+    engine.settle(None)
+    deleted = {ref: place for place, (op, ref) in enumerate(engine.fake.trace) if op == "delete"}
+    for ref, needs in recorded.items():
+        for need in needs:
+            if ref in deleted and need.ref in deleted:
+                assert deleted[ref] < deleted[need.ref]
+    assert {target.ref.kind for target in engine.fake.things} <= {Kind.VOLUME}
+
+
+@FEW
+@given(stacks(), st.data())
+def test_a_failed_step_stops_its_dependents_alone_and_the_next_pass_heals(
+    stack: Stack, data: st.DataObject
+) -> None:
+    engine = Engine()
+    steps = engine.plan(stack).steps
+    broken = data.draw(st.sampled_from(steps))
+    engine.fake.failures[broken.op.value, broken.ref] = [StepError("planted", errno=errno.EIO)]
+    results = {each.step.number: each for each in engine.once(stack)}
+    behind = {broken.number}
+    for step in steps:
+        if behind & set(step.after):
+            behind.add(step.number)
+    assert results[broken.number].status is Status.FAILED
+    for step in steps:
+        if step.number not in behind:
+            assert results[step.number].status is Status.DONE
+        elif step is not broken:
+            assert results[step.number].status is Status.SKIPPED
+            assert results[step.number].blocked_by == broken.ref
+    assert engine.settle(stack).empty
+    wished(engine, stack)
+
+
+def starts_hold(engine: Engine, stack: Stack) -> None:
+    """No container runs whose needs to be started never were."""
+    for thing in engine.fake.things.values():
+        if thing.phase is Phase.RUNNING and thing.target.ref.kind is Kind.CONTAINER:
+            for need in thing.needs:
+                if need.until in TO_START:
+                    assert engine.fake.thing(need.ref).starts or need.ref.kind is not Kind.CONTAINER
+
+
+@FEW
+@given(stacks(), stacks(), st.data())
+def test_a_crash_between_any_two_calls_heals(before: Stack, after: Stack, data: st.DataObject) -> None:
+    engine = Engine()
+    engine.settle(before)
+    engine.fake.crash_at = engine.fake.boundaries + data.draw(st.integers(1, 120))
+    try:
+        engine.settle(after)
+    except Crash:
+        engine.fake.crash_at = None
+        starts_hold(engine, after)
+    last = engine.settle(after)
+    assert last.empty and not last.failures
+    wished(engine, after)
+
+
+@FEW
+@given(stacks(), st.data())
+def test_a_crash_while_deleting_heals(stack: Stack, data: st.DataObject) -> None:
+    engine = Engine()
+    engine.settle(stack)
+    engine.fake.crash_at = engine.fake.boundaries + data.draw(st.integers(1, 60))
+    try:
+        engine.settle(None, Policy(prune_data=True))
+    except Crash:
+        engine.fake.crash_at = None
+    engine.settle(None, Policy(prune_data=True))
+    assert not engine.fake.things
+
+
+@FEW
+@given(stacks())
+def test_a_reboot_starts_everything_again_but_finished_jobs(stack: Stack) -> None:
+    engine = Engine()
+    engine.settle(stack)
+    before = engine.ids()
+    engine.fake.reboot()
+    engine.now = 10.0
+    engine.fake.trace.clear()
+    assert engine.settle(stack).empty
+    assert engine.ids() == before
+    jobs = {ref for ref, spec in stack.resources.items() if getattr(spec, "job", None)}
+    assert not [ref for op, ref in engine.fake.trace if op == "start" and ref in jobs]
+
+
+@FEW
+@given(stacks(), st.data())
+def test_what_an_edit_does_not_touch_keeps_its_process(stack: Stack, data: st.DataObject) -> None:
+    engine = Engine()
+    engine.settle(stack)
+    containers = sorted(ref for ref in stack.resources if ref.kind is Kind.CONTAINER)
+    if not containers:
+        return
+    gone: Ref = data.draw(st.sampled_from(containers))
+    before = engine.pids()
+    engine.fake.things = {target: thing for target, thing in engine.fake.things.items() if target.ref != gone}
+    plan = engine.plan(stack)
+    assert [(change.ref, change.verb) for change in plan.changes] == [(gone, Verb.CREATE)]
+    assert {step.op for step in plan.steps} <= {Op.CREATE, Op.START}
+    engine.settle(stack)
+    after = engine.pids()
+    assert all(after[ref] == before[ref] for ref in before if ref != gone)
