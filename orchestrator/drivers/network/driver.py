@@ -1,0 +1,240 @@
+"""The network driver: kinds network and service, and the port by which groups are attached.
+
+In: specs and incarnations. Out: records, allocations, and what `effect` and `groups` make of them. It works in one
+network namespace, the process's own or the one given. Must not know how a container is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Network
+
+from orchestrator.drivers.network import checks, files
+from orchestrator.drivers.network.effect import HUB, Effect
+from orchestrator.drivers.network.groups import Groups
+from orchestrator.drivers.network.ipam import DEFAULT_POOL, Allocation, Ipam, routed
+from orchestrator.drivers.network.namespace import entered, read_net, told
+from orchestrator.drivers.network.rules import NetworkRules, Port, ServiceRules, Virtual
+from orchestrator.drivers.records import Records
+from orchestrator.errors import StepError, UsageError
+from orchestrator.model.codec import decode
+from orchestrator.model.desired import NetworkSpec, ServiceSpec, Spec, Stack
+from orchestrator.model.ids import Incarnation, Kind, Ref
+from orchestrator.model.observed import Observation, Phase
+from orchestrator.ports.driver import Attachment, Bound, Problem
+from orchestrator.ports.layout import Layout
+
+_PORT_TABLES = ("tcp", "udp", "tcp6", "udp6")
+
+
+class NetworkDriver:
+    """`pool`: where subnets are cut from (CIDR). `host_netns`: path of the namespace that plays the host."""
+
+    kinds = frozenset({Kind.NETWORK, Kind.SERVICE})
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        pool: str | None = None,
+        host_netns: str | None = None,
+        resolv: Sequence[str] = files.RESOLV,
+    ) -> None:
+        try:
+            block = IPv4Network(pool) if pool else DEFAULT_POOL
+        except ValueError as error:
+            raise UsageError(
+                f"address pool {pool}: {error}".lower(), hint="write it as 10.87.0.0/16"
+            ) from error
+        self._host = host_netns
+        self._resolv = tuple(resolv)
+        self._layout = layout
+        self._records = Records(layout, self.kinds)
+        boot_id = self._records.boot_id
+        self._ipam = Ipam(layout, block, self._routes)
+        self._effect = Effect(layout, host_netns, boot_id, lambda: files.name_servers(self._resolv)[1])
+        self._groups = Groups(
+            layout,
+            self._ipam,
+            self._effect,
+            host_netns,
+            boot_id,
+            lambda: files.name_servers(self._resolv)[0],
+            self._in_effect,
+        )
+
+    # the port of every driver
+
+    def stacks(self) -> frozenset[str]:
+        return self._records.stacks()
+
+    def check(self, stack: Stack) -> Sequence[Problem]:
+        networks = {ref: spec for ref, spec in stack.resources.items() if isinstance(spec, NetworkSpec)}
+        services = {ref: spec for ref, spec in stack.resources.items() if isinstance(spec, ServiceSpec)}
+        if not networks and not services:
+            return ()
+        own = {
+            ref.name: each for ref in networks if (each := self._ipam.read(stack.name, ref.name)) is not None
+        }
+        found: list[Problem] = []
+        with told("cannot look at the network"):
+            found += checks.subnets(networks, own, self._ipam.others(stack.name), self._routes())
+            if any(spec.publish for spec in services.values()):
+                with entered(self._host):
+                    heard = checks.listeners({name: read_net(name) for name in _PORT_TABLES})
+                    found += checks.ports(services, self._other_services(stack.name), heard)
+        return found
+
+    def observe(self, stack: str) -> Sequence[Observation]:
+        records = self._records.list(stack)
+        if not records:
+            return ()
+        running = self._effect.ids()
+        return tuple(
+            each.observation(
+                Phase.RUNNING if each.target.id in running else Phase.CREATED,
+                addresses=self._virtual_addresses(each.target, each.spec or {}),
+            )
+            for each in records
+        )
+
+    def create(self, target: Incarnation, spec: Spec, bound: Sequence[Bound]) -> None:
+        self._records.write(target, spec, bound)
+        if isinstance(spec, NetworkSpec):
+            self._allocate(target, spec)
+
+    def start(self, target: Incarnation) -> None:
+        spec = self._spec(target)
+        if isinstance(spec, NetworkSpec):
+            self._effect.put(target.id, self._network_rules(target, spec))
+        else:
+            self._effect.put(target.id, self._service_rules(target, spec))
+
+    def stop(self, target: Incarnation) -> None:
+        self._effect.put(target.id, None)
+
+    def update(self, target: Incarnation, spec: Spec, fields: Sequence[str]) -> None:
+        self._records.rewrite(target, spec=spec)
+        loaded = self._effect.loaded()
+        if isinstance(spec, NetworkSpec):
+            self._allocate(target, spec)
+            if target.id in loaded.networks:
+                self._effect.put(target.id, self._network_rules(target, spec))
+                if "internal" in fields:
+                    self._groups.reroute(target.stack, target.ref.name)
+            self._groups.rename(target.stack, target.ref.name)
+        elif isinstance(spec, ServiceSpec) and target.id in loaded.services:
+            self._effect.put(target.id, self._service_rules(target, spec))
+
+    def delete(self, target: Incarnation) -> None:
+        self._effect.put(target.id, None)
+        if target.ref.kind is Kind.NETWORK:
+            with told(f"{target.ref}: cannot give its subnet back"):
+                self._ipam.release(target.stack, target.ref.name, target.id)
+        self._records.remove(target)
+
+    # the port of groups
+
+    def attach(self, attachment: Attachment) -> None:
+        self._groups.attach(attachment)
+
+    def detach(self, target: Incarnation) -> None:
+        self._groups.detach(target)
+
+    def update_dns(self, attachment: Attachment) -> None:
+        self._groups.update_dns(attachment)
+
+    def addresses(self, target: Incarnation) -> Mapping[str, str]:
+        return self._groups.addresses(target)
+
+    def attached(self, target: Incarnation) -> bool:
+        return self._groups.attached(target)
+
+    # how specs become rules
+
+    def _allocate(self, target: Incarnation, spec: NetworkSpec) -> Allocation:
+        stack, name = target.stack, target.ref.name
+        living = [each.networks[name] for each in self._groups.on(stack, name)]
+        with told(f"{target.ref}: cannot allocate addresses"):
+            return self._ipam.allocate(stack, name, target.id, spec.members, spec.subnet, living)
+
+    def _network_rules(self, target: Incarnation, spec: NetworkSpec) -> NetworkRules:
+        found = self._ipam.read(target.stack, target.ref.name) or self._allocate(target, spec)
+        return NetworkRules(subnet=str(found.subnet), gateway=found.gateway, internal=spec.internal)
+
+    def _service_rules(self, target: Incarnation, spec: ServiceSpec) -> ServiceRules:
+        stack, name = target.stack, target.ref.name
+        virtuals, closed = [], []
+        for network in spec.networks:
+            rules = self._in_effect(stack, network)
+            members = self._ipam.include(stack, network, (name, *spec.instances)).members
+            backends = tuple(members[each] for each in spec.instances)
+            virtuals.append(Virtual(address=members[name], backends=backends))
+            closed.append(rules.internal)
+        # Published over the first network that knows a way back to everybody.
+        reached = virtuals[closed.index(False) if False in closed else 0].backends if virtuals else ()
+        ports = tuple(
+            Port(
+                address=each.address,
+                host_port=each.host_port,
+                container_port=each.container_port,
+                protocol=each.protocol,
+                backends=reached,
+            )
+            for each in spec.publish
+        )
+        return ServiceRules(virtuals=tuple(virtuals), ports=ports)
+
+    def _in_effect(self, stack: str, network: str) -> NetworkRules:
+        """The network's rules; brought into effect first where a member comes before its START step."""
+        allocation = self._ipam.read(stack, network)
+        if allocation is None:
+            raise StepError(
+                f"network {network!r} of stack {stack!r} has no subnet yet", hint="apply it again"
+            )
+        rules = self._effect.loaded().networks.get(allocation.id)
+        if rules is None:
+            target = Incarnation(stack, Ref(Kind.NETWORK, network), allocation.id)
+            spec = self._spec(target)
+            assert isinstance(spec, NetworkSpec)
+            rules = self._network_rules(target, spec)
+            self._effect.put(target.id, rules)
+        return rules
+
+    def _spec(self, target: Incarnation) -> NetworkSpec | ServiceSpec:
+        record = self._records.read(target)
+        if record is None or record.spec is None:
+            raise StepError(f"{target.ref}: no readable record of {target.id}", hint="apply the stack again")
+        if target.ref.kind is Kind.NETWORK:
+            return decode(NetworkSpec, record.spec)
+        return decode(ServiceSpec, record.spec)
+
+    def _virtual_addresses(self, target: Incarnation, spec: Mapping[str, object]) -> Mapping[str, str]:
+        networks = spec.get("networks", ())
+        if target.ref.kind is not Kind.SERVICE or not isinstance(networks, list):
+            return {}
+        found = {name: self._ipam.read(target.stack, name) for name in networks}
+        return {
+            name: each.members[target.ref.name]
+            for name, each in found.items()
+            if each is not None and target.ref.name in each.members
+        }
+
+    def _other_services(self, stack: str) -> list[tuple[str, ServiceSpec]]:
+        return [
+            (f"service {name}/{each.target.ref.name}", decode(ServiceSpec, each.spec))
+            for name in sorted(self._records.stacks() - {stack})
+            for each in self._records.list(name)
+            if each.target.ref.kind is Kind.SERVICE and each.spec is not None
+        ]
+
+    def _routes(self) -> tuple[tuple[IPv4Network, str], ...]:
+        """Routes of the host that are not ours; those of other instances are not ours either."""
+        own = f"{HUB}{self._layout.instance}"
+        with told("cannot read the host's routes"), entered(self._host):
+            return routed(read_net("route"), lambda link: link == own or _is_group_link(link))
+
+
+def _is_group_link(name: str) -> bool:
+    # Of any instance: a /32 within a subnet that its hub's route shows as a whole.
+    return len(name) == 15 and name.startswith("orc") and "-" not in name

@@ -1,0 +1,257 @@
+"""What of our networks and services is in effect now: the nftables table, the hub link, forwarding.
+
+In: rules of one network or service, put or taken away. Out: the world made so. Many threads that ask at once are served
+by one load of the table. What was loaded is kept in the run folder under the boot's id; the kernel is asked whether it
+is still there. The hub is a link without carrier that holds the gateway address, and so the route, of every network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from orchestrator.drivers.network import netlink
+from orchestrator.drivers.network.namespace import (
+    entered,
+    get_sysctl,
+    link_exists,
+    link_index,
+    set_sysctl,
+    told,
+)
+from orchestrator.drivers.network.rules import (
+    FAMILY_MARK,
+    NetworkRules,
+    Rules,
+    ServiceRules,
+    remove,
+    render,
+)
+from orchestrator.errors import HostError, StepError
+from orchestrator.model import codec
+from orchestrator.ports.layout import Layout
+
+HUB = "orc-"  # prefix of every instance's hub; a group's link has no dash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What is in effect, by incarnation. `guard`: forwarding was off before us."""
+
+    guard: bool = False
+    digest: str = ""
+    networks: Mapping[str, NetworkRules] = field(default_factory=dict)
+    services: Mapping[str, ServiceRules] = field(default_factory=dict)
+
+
+class _Batch:
+    """Changes that are loaded together, and how that ended."""
+
+    def __init__(self) -> None:
+        self.changes: dict[str, NetworkRules | ServiceRules | None] = {}
+        self.done = False
+        self.error: BaseException | None = None
+
+
+class Effect:
+    """The state in the kernel of one instance, in the namespace `host` (a path; None: the process's own)."""
+
+    def __init__(
+        self, layout: Layout, host: str | None, boot_id: str, resolver: Callable[[], str | None]
+    ) -> None:
+        self._folder = layout.run / "network"
+        self._file = self._folder / "effect.json"
+        self._table = layout.table
+        self._host = host
+        self._boot_id = boot_id
+        self._resolver = resolver
+        self.hub = f"{HUB}{layout.instance}"
+        self.group = FAMILY_MARK | zlib.crc32(layout.table.encode()) & 0xFFFF
+        self._mutex = threading.Lock()  # guards _next and _seen
+        self._loading = threading.Lock()
+        self._next = _Batch()
+        self._seen: tuple[tuple[int, int, int], Loaded] | None = None
+
+    def ids(self) -> frozenset[str]:
+        """The incarnations in effect now, as the kernel has it."""
+        loaded = self.loaded()
+        if not loaded.digest:
+            return frozenset()
+        with told("cannot look at the network"), entered(self._host):
+            if not link_exists(self.hub) or not netlink.table_exists(self._table):
+                return frozenset()
+        return frozenset((*loaded.networks, *loaded.services))
+
+    def loaded(self) -> Loaded:
+        """What this boot has loaded; costs a stat(2) while it is unchanged."""
+        try:
+            state = os.stat(self._file)  # noqa: PTH116
+        except FileNotFoundError:
+            return Loaded()
+        mark = (state.st_ino, state.st_mtime_ns, state.st_size)
+        with self._mutex:
+            seen = self._seen
+        if seen is None or seen[0] != mark:
+            seen = (mark, self._read())
+            with self._mutex:
+                self._seen = seen
+        return seen[1]
+
+    def put(self, id: str, rules: NetworkRules | ServiceRules | None) -> None:
+        """Bring one incarnation into effect, or (None) out of it; returns when the kernel has it.
+
+        Raises StepError where the kernel or nft refuses, HostError without nft.
+        """
+        with self._mutex:
+            batch = self._next
+            batch.changes[id] = rules
+        with self._loading:
+            if not batch.done:
+                with self._mutex:
+                    self._next = _Batch()
+                try:
+                    with told("cannot change the network"):
+                        self._settle(batch.changes)
+                except BaseException as error:
+                    batch.error = error
+                    raise
+                finally:
+                    batch.done = True
+        if batch.error is not None:
+            raise batch.error
+
+    def _settle(self, changes: Mapping[str, NetworkRules | ServiceRules | None]) -> None:
+        with self._locked(), entered(self._host):
+            old = self._read()
+            networks, services = dict(old.networks), dict(old.services)
+            for id, rules in changes.items():
+                networks.pop(id, None)
+                services.pop(id, None)
+                if isinstance(rules, NetworkRules):
+                    networks[id] = rules
+                elif rules is not None:
+                    services[id] = rules
+            if networks or services:
+                self._install(old, networks, services)
+            else:
+                self._dismantle(old)
+
+    def _install(
+        self, old: Loaded, networks: Mapping[str, NetworkRules], services: Mapping[str, ServiceRules]
+    ) -> None:
+        off = get_sysctl("ipv4/ip_forward") == "0"
+        guard = old.guard if old.digest else off
+        rules = Rules(
+            table=self._table,
+            group=self.group,
+            hub=self.hub,
+            guard=guard,
+            resolver=self._resolver(),
+            networks=tuple({each.subnet: each for _, each in sorted(networks.items())}.values()),
+            services=tuple(each for _, each in sorted(services.items())),
+        )
+        text = render(rules)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        if not old.digest:
+            # Before the first effect, so that a kill in between still finds what forwarding was.
+            self._store(Loaded(guard=guard, digest="none"))
+        self._connect(old.networks, networks)
+        if digest != old.digest or not netlink.table_exists(self._table):
+            _nft(text)
+        if off:
+            set_sysctl("ipv4/ip_forward", "1")
+        self._store(Loaded(guard=guard, digest=digest, networks=networks, services=services))
+
+    def _connect(self, old: Mapping[str, NetworkRules], new: Mapping[str, NetworkRules]) -> None:
+        """The hub holds exactly the gateways of `new`."""
+        before = {each.gateway: each for each in old.values()}
+        after = {each.gateway: each for each in new.values()}
+        if before == after and link_exists(self.hub):
+            return
+        with netlink.Socket() as each:
+            index = link_index(self.hub)
+            if index is None:
+                mac = bytes((0x02, 0, *self.group.to_bytes(4, "big")))
+                each.run([netlink.veth(self.hub, mac, self.group, f"{self.hub}-x")])
+                set_sysctl(f"ipv6/conf/{self.hub}/disable_ipv6", "1")
+                index = link_index(self.hub) or 0
+                each.run([netlink.up(index)])
+            each.run(
+                [
+                    *(
+                        netlink.remove_address(*_place(net), index)
+                        for gw, net in before.items()
+                        if gw not in after
+                    ),
+                    *(netlink.address(*_place(net), index) for net in after.values()),
+                ]
+            )
+
+    def _dismantle(self, old: Loaded) -> None:
+        if netlink.table_exists(self._table):
+            _nft(remove(self._table))
+        if link_exists(self.hub):
+            with netlink.Socket() as each:
+                each.run([netlink.remove_link(self.hub)])
+        others = any(name.startswith(HUB) for name in os.listdir("/proc/sys/net/ipv4/conf"))  # noqa: PTH208
+        if old.guard and not others:
+            set_sysctl("ipv4/ip_forward", "0")
+        self._file.unlink(missing_ok=True)
+
+    def _read(self) -> Loaded:
+        try:
+            data = json.loads(self._file.read_text())
+            if data["boot"] == self._boot_id:
+                return Loaded(
+                    guard=data["guard"],
+                    digest=data["digest"],
+                    networks={id: codec.decode(NetworkRules, each) for id, each in data["networks"].items()},
+                    services={id: codec.decode(ServiceRules, each) for id, each in data["services"].items()},
+                )
+        except (FileNotFoundError, ValueError, LookupError, TypeError):
+            pass  # nothing is known to be in effect: all is loaded again
+        return Loaded()
+
+    def _store(self, loaded: Loaded) -> None:
+        data = {
+            "boot": self._boot_id,
+            "guard": loaded.guard,
+            "digest": loaded.digest,
+            "networks": {id: codec.encode(each) for id, each in loaded.networks.items()},
+            "services": {id: codec.encode(each) for id, each in loaded.services.items()},
+        }
+        temporary = self._file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(data, separators=(",", ":")))
+        temporary.replace(self._file)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(Path(self._folder, ".lock"), "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _place(network: NetworkRules) -> tuple[str, int]:
+    return network.gateway, IPv4Network(network.subnet).prefixlen
+
+
+def _nft(text: str) -> None:
+    import subprocess
+
+    try:
+        done = subprocess.run(["nft", "-f", "-"], input=text, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise HostError("the command nft is missing", hint="apt install nftables") from error
+    if done.returncode:
+        first = next(iter(done.stderr.splitlines()), f"exit {done.returncode}")
+        raise StepError(f"nft refused the rules: {first}", call="nft", argument="-f -")

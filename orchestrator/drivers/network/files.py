@@ -1,0 +1,74 @@
+"""The files that a group's containers see: hosts, hostname, resolv.conf.
+
+In: names, addresses, the host's resolver settings. Out: text, written in place on the same inode, because a bind mount
+does not follow a rename.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import AddressValueError, IPv4Address
+from pathlib import Path
+
+NAMES = ("hosts", "hostname", "resolv.conf")
+RESOLV = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
+
+
+def hosts(hostname: str, own: str, networks: Iterable[Mapping[str, str]]) -> str:
+    """/etc/hosts: `own` is the group's first address (127.0.0.1 without networks); then every member of each network."""
+    lines = ["127.0.0.1 localhost", f"{own} {hostname}"]
+    seen = {lines[1]}
+    for members in networks:
+        for name, address in members.items():
+            line = f"{address} {name}"
+            if line not in seen:
+                lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def resolv_conf(dns: Sequence[str], upstream: Sequence[str], gateway: str | None) -> str:
+    """`dns` as the user wrote it, else the host's `upstream`, else the gateway, which forwards to the host's resolver."""
+    servers = list(dns or upstream or ([gateway] if gateway else []))
+    return (
+        "".join(f"nameserver {each}\n" for each in servers)
+        or "# no name server: none is reachable from here\n"
+    )
+
+
+def name_servers(paths: Sequence[str] = RESOLV) -> tuple[tuple[str, ...], str | None]:
+    """(the host's IPv4 name servers that others can reach, its loopback one to be forwarded to if there are none)."""
+    local: str | None = None
+    for path in paths:
+        try:
+            lines = Path(path).read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        found = [each for line in lines if (each := _server(line)) is not None]
+        others = tuple(str(each) for each in found if not each.is_loopback)
+        if others:
+            return others, None
+        local = local or next((str(each) for each in found), None)
+    return (), local
+
+
+def write(path: Path, text: str) -> None:
+    """Write in place, never empty in between, mode 0644; nothing where the text is there already."""
+    data = text.encode()
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        if os.pread(fd, len(data) + 1, 0) != data:
+            os.pwrite(fd, data, 0)
+            os.ftruncate(fd, len(data))
+    finally:
+        os.close(fd)
+
+
+def _server(line: str) -> IPv4Address | None:
+    words = line.split()
+    if len(words) < 2 or words[0] != "nameserver":
+        return None
+    try:
+        return IPv4Address(words[1])
+    except AddressValueError:
+        return None
