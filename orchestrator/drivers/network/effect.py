@@ -1,7 +1,7 @@
 """What of our networks and services is in effect now: the nftables table, the hub link, forwarding.
 
-In: rules of one network or service, put or taken away. Out: the world made so. Many threads that ask at once are served
-by one load of the table. What was loaded is kept in the run folder under the boot's id; the kernel is asked whether it
+In: rules of one network or service, put or taken away. Out: the world made so. Threads that ask at once are served by
+one change of the table. What was loaded is kept in the run folder under the boot's id; the kernel is asked whether it
 is still there. The hub is a link without carrier that holds the gateway address, and so the route, of every network.
 """
 
@@ -15,9 +15,11 @@ import os
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any
 
 from orchestrator.drivers.network import netlink
 from orchestrator.drivers.network.namespace import (
@@ -28,14 +30,8 @@ from orchestrator.drivers.network.namespace import (
     set_sysctl,
     told,
 )
-from orchestrator.drivers.network.rules import (
-    FAMILY_MARK,
-    NetworkRules,
-    Rules,
-    ServiceRules,
-    remove,
-    render,
-)
+from orchestrator.drivers.network.nft import Table, change, remove, whole
+from orchestrator.drivers.network.rules import FAMILY_MARK, NetworkRules, Rules, ServiceRules, table
 from orchestrator.errors import HostError, StepError
 from orchestrator.model import codec
 from orchestrator.ports.layout import Layout
@@ -48,6 +44,7 @@ class Loaded:
     """What is in effect, by incarnation. `guard`: forwarding was off before us."""
 
     guard: bool = False
+    resolver: str | None = None
     digest: str = ""
     networks: Mapping[str, NetworkRules] = field(default_factory=dict)
     services: Mapping[str, ServiceRules] = field(default_factory=dict)
@@ -94,10 +91,9 @@ class Effect:
     def loaded(self) -> Loaded:
         """What this boot has loaded; costs a stat(2) while it is unchanged."""
         try:
-            state = os.stat(self._file)  # noqa: PTH116
+            mark = _mark(self._file)
         except FileNotFoundError:
             return Loaded()
-        mark = (state.st_ino, state.st_mtime_ns, state.st_size)
         with self._mutex:
             seen = self._seen
         if seen is None or seen[0] != mark:
@@ -111,6 +107,10 @@ class Effect:
 
         Raises StepError where the kernel or nft refuses, HostError without nft.
         """
+        if rules is None:
+            now = self.loaded()
+            if id not in now.networks and id not in now.services and (now.networks or now.services):
+                return  # it is out already, and is not the last whose going removes all
         with self._mutex:
             batch = self._next
             batch.changes[id] = rules
@@ -131,7 +131,7 @@ class Effect:
 
     def _settle(self, changes: Mapping[str, NetworkRules | ServiceRules | None]) -> None:
         with self._locked(), entered(self._host):
-            old = self._read()
+            old = self.loaded()
             networks, services = dict(old.networks), dict(old.services)
             for id, rules in changes.items():
                 networks.pop(id, None)
@@ -150,26 +150,42 @@ class Effect:
     ) -> None:
         off = get_sysctl("ipv4/ip_forward") == "0"
         guard = old.guard if old.digest else off
-        rules = Rules(
-            table=self._table,
-            group=self.group,
-            hub=self.hub,
-            guard=guard,
-            resolver=self._resolver(),
-            networks=tuple({each.subnet: each for _, each in sorted(networks.items())}.values()),
-            services=tuple(each for _, each in sorted(services.items())),
-        )
-        text = render(rules)
-        digest = hashlib.sha256(text.encode()).hexdigest()
         if not old.digest:
             # Before the first effect, so that a kill in between still finds what forwarding was.
             self._store(Loaded(guard=guard, digest="none"))
+        new = Loaded(guard=guard, resolver=self._resolver(), networks=networks, services=services)
+        before, after = self._table_of(old), self._table_of(new)
+        script = whole(after)
+        digest = hashlib.sha256(script.encode()).hexdigest()
         self._connect(old.networks, networks)
-        if digest != old.digest or not netlink.table_exists(self._table):
-            _nft(text)
+        there = old.digest != "" and netlink.table_exists(self._table)
+        if not there or old.digest != hashlib.sha256(whole(before).encode()).hexdigest():
+            _nft(script)
+        elif digest != old.digest:
+            self._change(change(before, after), script)
         if off:
             set_sysctl("ipv4/ip_forward", "1")
-        self._store(Loaded(guard=guard, digest=digest, networks=networks, services=services))
+        self._store(replace(new, digest=digest))
+
+    def _change(self, step: str | None, script: str) -> None:
+        """By the short `step` where there is one and the table is still as we left it, else as a whole."""
+        if step is not None:
+            with contextlib.suppress(StepError):
+                return _nft(step)
+        return _nft(script)
+
+    def _table_of(self, loaded: Loaded) -> Table:
+        return table(
+            Rules(
+                table=self._table,
+                group=self.group,
+                hub=self.hub,
+                guard=loaded.guard,
+                resolver=loaded.resolver,
+                networks=tuple({each.subnet: each for _, each in sorted(loaded.networks.items())}.values()),
+                services=tuple(each for _, each in sorted(loaded.services.items())),
+            )
+        )
 
     def _connect(self, old: Mapping[str, NetworkRules], new: Mapping[str, NetworkRules]) -> None:
         """The hub holds exactly the gateways of `new`."""
@@ -213,6 +229,7 @@ class Effect:
             if data["boot"] == self._boot_id:
                 return Loaded(
                     guard=data["guard"],
+                    resolver=data["resolver"],
                     digest=data["digest"],
                     networks={id: codec.decode(NetworkRules, each) for id, each in data["networks"].items()},
                     services={id: codec.decode(ServiceRules, each) for id, each in data["services"].items()},
@@ -225,13 +242,17 @@ class Effect:
         data = {
             "boot": self._boot_id,
             "guard": loaded.guard,
+            "resolver": loaded.resolver,
             "digest": loaded.digest,
-            "networks": {id: codec.encode(each) for id, each in loaded.networks.items()},
-            "services": {id: codec.encode(each) for id, each in loaded.services.items()},
+            "networks": {id: _encoded(each) for id, each in loaded.networks.items()},
+            "services": {id: _encoded(each) for id, each in loaded.services.items()},
         }
         temporary = self._file.with_suffix(".tmp")
         temporary.write_text(json.dumps(data, separators=(",", ":")))
+        mark = _mark(temporary)
         temporary.replace(self._file)
+        with self._mutex:
+            self._seen = (mark, loaded)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -239,6 +260,16 @@ class Effect:
         with open(Path(self._folder, ".lock"), "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _mark(path: Path) -> tuple[int, int, int]:
+    state = path.stat()
+    return state.st_ino, state.st_mtime_ns, state.st_size
+
+
+@lru_cache(maxsize=4096)
+def _encoded(rules: NetworkRules | ServiceRules) -> Any:
+    return codec.encode(rules)
 
 
 def _place(network: NetworkRules) -> tuple[str, int]:
