@@ -1,0 +1,246 @@
+"""Reads tar archives as a stream of members: ustar, GNU long names and pax (tar(5), pax(1p)). Own parser, no tarfile:
+its 3.11 loops for ever on some negative sizes, and believes more than a hostile archive should be believed.
+
+In: a binary stream, already decompressed. Out: `Member`s, each with its bytes to be read before the next one.
+Refused: sizes or numbers that cannot be, sparse members, headers with a wrong sum. Must not touch a file system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+BLOCK = 512
+_MAX_EXTRA = 1024 * 1024  # bytes of one pax header or long name
+_MAX_SIZE = 1 << 50
+_CAPABILITY = "SCHILY.xattr.security.capability"
+
+
+class Source(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class TarError(ValueError):
+    """The archive is damaged, or says what no archive should say."""
+
+
+class MemberType(StrEnum):
+    FILE = "file"
+    LINK = "hard link"
+    SYMLINK = "symlink"
+    DIRECTORY = "directory"
+    FIFO = "fifo"
+    DEVICE = "device"
+
+
+_TYPES = {
+    b"0": MemberType.FILE,
+    b"\0": MemberType.FILE,
+    b"7": MemberType.FILE,
+    b"1": MemberType.LINK,
+    b"2": MemberType.SYMLINK,
+    b"3": MemberType.DEVICE,
+    b"4": MemberType.DEVICE,
+    b"5": MemberType.DIRECTORY,
+    b"6": MemberType.FIFO,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One entry as the archive names it, unchecked; `size` bytes follow for a file. `mtime` in seconds."""
+
+    name: str
+    type: MemberType
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: float
+    link: str = ""
+    capability: bytes | None = None
+
+
+@dataclass(slots=True)
+class _Next:
+    """What GNU and pax headers said of the member that comes."""
+
+    pax: dict[str, bytes] = field(default_factory=dict)
+    name: bytes | None = None
+    link: bytes | None = None
+
+
+class Tarball:
+    """Members in order; `read` gives the current one's bytes."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._left = 0  # bytes of the current member, then its padding
+        self._padding = 0
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes of the current member; b"" at its end. Raises TarError where the archive ends early."""
+        want = min(size, self._left)
+        if not want:
+            return b""
+        found = self._source.read(want)
+        if not found:
+            raise TarError("it ends in the middle of a file")
+        self._left -= len(found)
+        return found
+
+    def __iter__(self) -> Iterator[Member]:
+        shared: dict[str, bytes] = {}
+        coming = _Next()
+        while (header := self._header()) is not None:
+            kind, size = header[156:157], _number(header[124:136])
+            if not 0 <= size <= _MAX_SIZE:
+                raise TarError(f"a member claims a size of {size} bytes")
+            if kind in b"xgLK" and kind:
+                text = self._extra(size)
+                match kind:
+                    case b"x":
+                        coming.pax |= _pax(text)
+                    case b"g":
+                        shared |= _pax(text)
+                    case b"L":
+                        coming.name = text.rstrip(b"\0")
+                    case _:
+                        coming.link = text.rstrip(b"\0")
+                continue
+            member = _member(header, size, coming, {**shared, **coming.pax})
+            coming = _Next()
+            body = size if member is None else member.size
+            self._left, self._padding = body, -body % BLOCK
+            if member is not None:
+                yield member
+            self._skip()
+
+    def _header(self) -> bytes | None:
+        header = self._exactly(BLOCK, end=True)
+        if not header or not header.strip(b"\0"):
+            return None
+        stored = _number(header[148:156])
+        blank = header[:148] + b" " * 8 + header[156:]
+        signed = sum(each - 256 if each > 127 else each for each in blank)
+        if stored not in (sum(blank), signed):
+            raise TarError("it is no tar archive, or damaged: a header's checksum is wrong")
+        return header
+
+    def _extra(self, size: int) -> bytes:
+        if size > _MAX_EXTRA:
+            raise TarError(f"a header of {size} bytes")
+        text = self._exactly(size)
+        self._exactly(-size % BLOCK)
+        return text
+
+    def _skip(self) -> None:
+        while self.read(1 << 20):
+            pass
+        self._exactly(self._padding)
+
+    def _exactly(self, size: int, *, end: bool = False) -> bytes:
+        parts, left = [], size
+        while left:
+            found = self._source.read(left)
+            if not found:
+                if end and left == size:
+                    return b""
+                raise TarError("it ends early")
+            parts.append(found)
+            left -= len(found)
+        return b"".join(parts)
+
+
+def _member(header: bytes, size: int, coming: _Next, pax: Mapping[str, bytes]) -> Member | None:
+    """None for a type that we do not know; its bytes are passed over."""
+    if header[156:157] == b"S" or any(key.startswith("GNU.sparse.") for key in pax):
+        raise TarError("it holds sparse files; make it again without --sparse")
+    kind = _TYPES.get(header[156:157])
+    if kind is None:
+        return None
+    name = _text(header[0:100])
+    if header[257:263] == b"ustar\0" and (prefix := _text(header[345:500])):
+        name = prefix + b"/" + name
+    name = pax.get("path", coming.name if coming.name is not None else name)
+    if kind is MemberType.FILE and name.endswith(b"/"):
+        kind = MemberType.DIRECTORY  # pre-POSIX archives
+    size = _decimal(pax, "size", size)
+    if not 0 <= size <= _MAX_SIZE:
+        raise TarError(f"a member claims a size of {size} bytes")
+    return Member(
+        name=_decoded(name),
+        type=kind,
+        mode=_number(header[100:108]) & 0o7777,
+        uid=_id(_decimal(pax, "uid", _number(header[108:116]))),
+        gid=_id(_decimal(pax, "gid", _number(header[116:124]))),
+        size=size if kind is MemberType.FILE else 0,
+        mtime=_time(pax, _number(header[136:148])),
+        link=_decoded(
+            pax.get("linkpath", coming.link if coming.link is not None else _text(header[157:257]))
+        ),
+        capability=pax.get(_CAPABILITY),
+    )
+
+
+def _text(raw: bytes) -> bytes:
+    return raw.partition(b"\0")[0]
+
+
+def _decoded(raw: bytes) -> str:
+    if b"\0" in raw:
+        raise TarError("a name holds a zero byte")
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _number(raw: bytes) -> int:
+    """Octal text, or base 256 where the first byte's top bit is set (GNU)."""
+    if raw[0] & 0x80:
+        return int.from_bytes(bytes([raw[0] & 0x7F]) + raw[1:], "big") if raw[0] == 0x80 else -1
+    text = raw.replace(b"\0", b" ").strip()
+    try:
+        return int(text or b"0", 8)
+    except ValueError:
+        raise TarError("it is no tar archive, or damaged: a header's number is none") from None
+
+
+def _decimal(pax: Mapping[str, bytes], key: str, default: int) -> int:
+    raw = pax.get(key)
+    if raw is None:
+        return default
+    if not raw.isdigit() or len(raw) > 20:
+        raise TarError(f"a pax header's {key} is no number")
+    return int(raw)
+
+
+def _id(number: int) -> int:
+    if not 0 <= number < 2**32 - 1:
+        raise TarError(f"an owner of {number}")
+    return number
+
+
+def _time(pax: Mapping[str, bytes], default: int) -> float:
+    try:
+        value = float(pax.get("mtime", default))
+    except ValueError:
+        raise TarError("a pax header's mtime is no number") from None
+    return value if 0 <= value < 2**33 else 0.0
+
+
+def _pax(text: bytes) -> dict[str, bytes]:
+    """Records `LENGTH key=value\\n`, where LENGTH counts the whole record."""
+    found = {}
+    while text.strip(b"\0"):
+        digits = text.partition(b" ")[0]
+        if not digits.isdigit() or len(digits) > 8:
+            raise TarError("a pax header is damaged")
+        length = int(digits)
+        record = text[len(digits) + 1 : length]
+        key, equals, value = record.partition(b"=")
+        if length > len(text) or length <= len(digits) + 1 or not equals or not value.endswith(b"\n"):
+            raise TarError("a pax header is damaged")
+        found[key.decode("utf-8", "replace")] = value[:-1]
+        text = text[length:]
+    return found
