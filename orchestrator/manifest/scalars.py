@@ -1,15 +1,15 @@
 """Readers of the language's scalar forms: sizes, durations, rates, ports, cpusets, signals, users, names, addresses.
 
-In: what YAML gave (str, int, float, bool, None, list, dict). Out: plain values in bytes, seconds and numbers; raises `Unreadable`,
-whose message says what is accepted, with an example. Pure; knows no field names and no places.
+In: what YAML gave (str, int, float, bool, None, list, dict). Out: plain values in bytes, seconds and numbers; raises
+`Unreadable`, whose message says what is accepted, with an example. Pure; knows no field names and no places.
 """
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -104,7 +104,8 @@ def number(value: Any, *, low: float, high: float) -> float:
         value = float(value)
     wanted = f"a number from {low:g} to {high:g}"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Unreadable(f"expects {wanted}, found {describe(value)}", code=Code.TYPE)
+        hint = "remove the quotes" if isinstance(value, str) and re.fullmatch(r"[0-9.]+", value) else None
+        raise Unreadable(f"expects {wanted}, found {describe(value)}", hint=hint, code=Code.TYPE)
     return float(value) if low <= value <= high else _unfit(value, wanted)
 
 
@@ -417,22 +418,29 @@ def status(value: Any) -> tuple[int, int]:
     return int(found[1]), int(found[2] or found[1])
 
 
-_SIZED_LIMITS = frozenset({"as", "core", "data", "fsize", "memlock", "msgqueue", "rss", "stack"})
-ULIMITS = _SIZED_LIMITS | {"cpu", "locks", "nice", "nofile", "nproc", "rtprio", "rttime", "sigpending"}
+_SIZED = ("as", "core", "data", "fsize", "memlock", "msgqueue", "rss", "stack")
+ULIMITS = frozenset({*_SIZED, "cpu", "locks", "nice", "nofile", "nproc", "rtprio", "rttime", "sigpending"})
 
 
-def ulimit(kind: str, value: Any) -> int:
-    """One bound of one process limit; -1 for `unlimited` (setrlimit(2))."""
+def ulimit_name(value: Any) -> str:
+    """The lower-case name of a process limit, without RLIMIT_ (setrlimit(2))."""
+    return str(value) if value in ULIMITS else _unfit(value, f"one of {', '.join(sorted(ULIMITS))}")
+
+
+def ulimit(value: Any) -> int:
+    """One bound of one process limit; -1 for `unlimited`."""
     if value == "unlimited" or (value == -1 and not isinstance(value, bool)):
         return -1
-    if kind in _SIZED_LIMITS:
-        return _bytes(value, f"{SIZE_FORMS}, or unlimited")
-    try:
-        return whole(value, low=0, high=2**63 - 1)
-    except Unreadable as error:
-        raise Unreadable(
-            f'expects a whole number or "unlimited", found {describe(value)}', code=error.code
-        ) from None
+    return _bytes(value, 'a whole number, a size such as 64KiB or "unlimited"')
+
+
+def env_name(value: Any) -> str:
+    """The name of an environment variable."""
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", value):
+        return str(value)
+    raise Unreadable(
+        f"expects the name of a variable such as POSTGRES_DB, found {describe(value)}", code=Code.NAME
+    )
 
 
 def env_value(value: Any) -> str:
@@ -451,4 +459,10 @@ def env_value(value: Any) -> str:
     return text(value) if isinstance(value, str) else _unfit(value, "text or a number")
 
 
-Reader = Callable[[Any], Any]
+def choice(value: Any, *options: str) -> str:
+    """One of a few words."""
+    if value in options:
+        return str(value)
+    near = difflib.get_close_matches(str(value), options, 1) if isinstance(value, str) else ()
+    wanted = f"{', '.join(options[:-1])} or {options[-1]}"
+    _unfit(value, wanted, f'did you mean "{near[0]}"?' if near else None)

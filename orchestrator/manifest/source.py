@@ -59,7 +59,7 @@ class Node:
         return self.entries is None and self.items is None
 
     def find(self, *path: str | int) -> Span:
-        """The place of what `path` leads to (of the deepest part that exists): a scalar or list item itself, else its key."""
+        """The place of what `path` leads to (or its deepest part that exists): a scalar itself, else its key."""
         node, key = self, None
         for part in path:
             if node.entries is not None and part in node.entries:
@@ -68,6 +68,12 @@ class Node:
                 key, node = None, node.items[part]
             elif part == "[key]" and key is not None:
                 return key.span
+            elif node.items is not None and isinstance(
+                part, str
+            ):  # a list where a mapping may stand (depends_on)
+                key, node = None, next((each for each in node.items if each.data == part), node)
+            elif part == 0:  # one mapping where a list may stand (io)
+                continue
             else:
                 break
         return node.span if (node.scalar and node.data is not None) or key is None else key.span
@@ -362,15 +368,13 @@ def _unreadable(file: str, text: str) -> Diagnostic:
     found = _UNPRINTABLE.search(text)
     if found is None:
         return Diagnostic(code=Code.ENCODING, message=f"{file} is not text", hint="save it as UTF-8")
-    line = text.count("
-", 0, found.start())
-    column = found.start() - (text.rfind("
-", 0, found.start()) + 1)
+    line = text.count("\n", 0, found.start())
+    column = found.start() - (text.rfind("\n", 0, found.start()) + 1)
     return Diagnostic(
         code=Code.ENCODING,
         message=f"the control character U+{ord(found.group()):04X} is not allowed",
         span=Span(file=file, line=line + 1, column=column + 1),
-        hint='remove it; a quoted value can hold it as an escape ("\x1b")',
+        hint='remove it; a quoted value can hold it as an escape ("\\x1b")',
     )
 
 

@@ -1,0 +1,311 @@
+"""Files to manifests.
+
+In: paths (files, folders, `-`) and the environment as a mapping. Out: `Loaded`: one `Manifest` for each stack name, the
+texts for excerpts, and every diagnostic, sorted by place. Reads files and the env files that they name; decides nothing
+about what is meant.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from orchestrator.diagnostics import Diagnostic, Severity, Span
+from orchestrator.manifest.codes import Code
+from orchestrator.manifest.envfile import EnvEntry, load_env
+from orchestrator.manifest.explain import existing, explain
+from orchestrator.manifest.interpolate import Variables
+from orchestrator.manifest.schema import ContainerKeys, StackFile
+from orchestrator.manifest.source import LARGEST, Map, Node, parse
+
+STDIN = "<stdin>"
+SECTIONS = ("rootfs", "networks", "volumes", "containers", "groups")
+Sources = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """One stack as written. `root` holds the places; `folders` the absolute folder of each file, for relative paths.
+
+    `env_files`: absolute path -> entries. `partial`: parts with errors were left out, so that `resolve` can find more of
+    them; it is not to be applied.
+    """
+
+    name: str
+    content: StackFile
+    root: Node
+    folders: Mapping[str, str]
+    env_files: Mapping[str, tuple[EnvEntry, ...]] = field(default_factory=dict)
+    partial: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """All that was read. `manifests` in the order in which their names were met."""
+
+    manifests: tuple[Manifest, ...]
+    sources: Sources
+    diagnostics: tuple[Diagnostic, ...]
+
+    @property
+    def failed(self) -> bool:
+        return any(each.severity is Severity.ERROR for each in self.diagnostics)
+
+
+def load(paths: Sequence[str], env: Mapping[str, str], *, stdin: str | None = None) -> Loaded:
+    """Reads and validates. `env` wins over the `.env` beside each file; `stdin` is the text that `-` means."""
+    reading = _Reading(env, stdin)
+    for path in paths:
+        reading.path(path)
+    manifests = [each for group in reading.stacks() if (each := _manifest(group, reading)) is not None]
+    return Loaded(
+        manifests=tuple(manifests),
+        sources=reading.sources,
+        diagnostics=by_place(reading.problems, tuple(reading.sources)),
+    )
+
+
+def by_place(diagnostics: Iterable[Diagnostic], files: Sequence[str]) -> tuple[Diagnostic, ...]:
+    """Each diagnostic once, in the order of files and places; those without a place first."""
+    order = {file: number for number, file in enumerate(files)}
+
+    def place(each: Diagnostic) -> tuple[int, int, int]:
+        span = each.span
+        return (order.get(span.file, len(order)), span.line, span.column) if span else (-1, 0, 0)
+
+    return tuple(sorted(dict.fromkeys(diagnostics), key=place))
+
+
+class _Reading:
+    """What one call of `load` has gathered so far."""
+
+    def __init__(self, env: Mapping[str, str], stdin: str | None) -> None:
+        self._env = env
+        self._stdin = stdin
+        self.sources: dict[str, str] = {}
+        self.folders: dict[str, str] = {}
+        self.problems: list[Diagnostic] = []
+        self.roots: list[Node] = []
+
+    def fail(self, code: Code, message: str, *, span: Span | None = None, hint: str | None = None) -> None:
+        self.problems.append(Diagnostic(code=code, message=message, span=span, hint=hint))
+
+    def path(self, path: str) -> None:
+        if path == "-":
+            self._document(STDIN, self._stdin or "", str(Path.cwd()))
+        elif os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises on a null character
+            self._folder(path)
+        elif (text := self._read(path)) is not None:
+            self._document(path, text, os.path.dirname(os.path.abspath(path)))  # noqa: PTH100, PTH120
+
+    def _folder(self, path: str) -> None:
+        try:
+            names = sorted(os.listdir(path))  # noqa: PTH208
+        except OSError as error:
+            self.fail(Code.UNREADABLE, f"{path}: {(error.strerror or str(error)).lower()}")
+            return
+        found = [each for each in names if each.endswith((".yaml", ".yml")) and not each.startswith(".")]
+        if not found:
+            self.fail(
+                Code.UNREADABLE,
+                f"{path} holds no *.yaml and no *.yml",
+                hint="folders below it are not searched",
+            )
+        for each in found:
+            self.path(os.path.join(path, each))  # noqa: PTH118
+
+    def _read(self, path: str) -> str | None:
+        try:
+            with open(path, "rb") as file:
+                raw = file.read(LARGEST + 1)
+        except (OSError, ValueError) as error:
+            word = (getattr(error, "strerror", None) or str(error)).lower()
+            self.fail(Code.UNREADABLE, f"{path}: {word}", hint="give a file, a folder or - with -f")
+            return None
+        if len(raw) > LARGEST:
+            self.fail(Code.TOO_LARGE, f"{path} is larger than {LARGEST >> 20} MiB", hint="split the stack")
+            return None
+        try:
+            return raw.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = raw.count(b"\n", 0, error.start) + 1
+            self.fail(Code.ENCODING, f"{path}: line {line} is not UTF-8 text", hint="save the file as UTF-8")
+            return None
+
+    def _document(self, file: str, text: str, folder: str) -> None:
+        if file in self.sources:
+            return  # named twice: read once
+        self.sources[file] = text
+        self.folders[file] = folder
+        roots, problems = parse(text, file, variables=Variables(self._env, lambda: self._beside(folder)))
+        self.problems += problems
+        roots = tuple(each for each in roots if each.data is not None)
+        if not roots and not problems:
+            self.fail(
+                Code.EMPTY,
+                f"{file} holds nothing",
+                hint="write stack: NAME; to remove a stack: orchestrator delete NAME",
+            )
+        for root in roots:
+            if root.entries is None:
+                self.fail(
+                    Code.TYPE,
+                    "the file expects a mapping at its top",
+                    span=root.span,
+                    hint="write stack: NAME first",
+                )
+            else:
+                self.roots.append(root)
+
+    def _beside(self, folder: str) -> Mapping[str, str]:
+        path = os.path.join(folder, ".env")  # noqa: PTH118
+        if not os.path.exists(path):  # noqa: PTH110
+            return {}
+        entries, problems = load_env(path)
+        self.problems += problems
+        return {each.name: each.value for each in entries}
+
+    def stacks(self) -> list[list[Node]]:
+        """The documents by stack name; those without a name stand alone."""
+        named: dict[Any, list[Node]] = {}
+        for root in self.roots:
+            name = root.data.get("stack")
+            named.setdefault(name if isinstance(name, str) else id(root), []).append(root)
+        return list(named.values())
+
+
+def _manifest(documents: list[Node], reading: _Reading) -> Manifest | None:
+    root = documents[0] if len(documents) == 1 else _merged(documents, reading)
+    content, partial = _validated(root, reading.problems)
+    if content is None:
+        return None
+    if not content.containers and not content.groups and not partial:
+        reading.fail(
+            Code.NOTHING_TO_RUN,
+            f'stack "{content.stack}" holds no containers and no groups',
+            span=root.find("stack"),
+            hint=f"write containers:, or remove the stack with `orchestrator delete {content.stack}`",
+        )
+    manifest = Manifest(
+        name=content.stack, content=content, root=root, folders=reading.folders, partial=partial
+    )
+    env_files = _env_files(manifest, reading)
+    return Manifest(
+        name=content.stack,
+        content=content,
+        root=root,
+        folders=reading.folders,
+        env_files=env_files,
+        partial=partial,
+    )
+
+
+def _merged(documents: list[Node], reading: _Reading) -> Node:
+    """Several documents of one stack as one: sections are joined, and nothing may be declared twice."""
+    first = documents[0]
+    root = Node(first.file, first.line, first.column, first.width, Map())
+    root.entries, root.data.node = {}, root
+    for key, (key_node, node) in ((k, e) for each in documents for k, e in (each.entries or {}).items()):
+        there = root.entries.get(key)
+        if there is None:
+            joined = _copied(node) if key in SECTIONS and node.entries is not None else node
+            root.entries[key] = (key_node, joined)
+            root.data[key] = joined.data
+        elif key in SECTIONS and node.entries is not None and there[1].entries is not None:
+            _join(there[1], node, f"{key}.", reading.problems)
+        elif key != "stack" and not key.startswith("x-"):
+            reading.problems.append(_twice(key, key_node, there[0]))
+    return root
+
+
+def _copied(node: Node) -> Node:
+    copy = Node(node.file, node.line, node.column, node.width, Map(node.data))
+    copy.entries, copy.data.node = dict(node.entries or {}), copy
+    return copy
+
+
+def _join(target: Node, source: Node, prefix: str, problems: list[Diagnostic]) -> None:
+    assert target.entries is not None and source.entries is not None
+    for name, (key, value) in source.entries.items():
+        if name in target.entries:
+            problems.append(_twice(prefix + name, key, target.entries[name][0]))
+        else:
+            target.entries[name] = (key, value)
+            target.data[name] = value.data
+
+
+def _twice(name: str, key: Node, first: Node) -> Diagnostic:
+    return Diagnostic(
+        code=Code.DECLARED_TWICE,
+        message=f"{name} is declared twice",
+        span=key.span,
+        hint="files of one stack are joined; keep one of the two",
+        related=((first.span, "first here"),),
+    )
+
+
+def _validated(root: Node, problems: list[Diagnostic]) -> tuple[StackFile | None, bool]:
+    """The content; with errors, what is left without the wrong values (True), if that still makes sense."""
+    before = len(problems)
+    try:
+        return StackFile.model_validate(root.data, context=problems), len(problems) > before
+    except ValidationError as error:
+        problems += explain(error, root)
+        rest = _without(
+            root.data, [existing(root, each["loc"]) for each in error.errors() if each["type"] != "missing"]
+        )
+    try:
+        return StackFile.model_validate(rest, context=[]), True
+    except ValidationError:
+        return None, True
+
+
+def _without(data: Any, paths: list[tuple[str | int, ...]]) -> Any:
+    """A copy without the keys at `paths`; a value inside a list takes the whole list with it."""
+    if not isinstance(data, dict) or () in paths:
+        return data
+    heads: dict[Any, list[tuple[str | int, ...]]] = {}
+    for path in paths:
+        heads.setdefault(path[0], []).append(path[1:])
+    copy = Map(data)
+    if isinstance(data, Map):
+        copy.node = data.node
+    for key, rests in heads.items():
+        if () in rests or not isinstance(copy.get(key), dict):
+            copy.pop(key, None)
+        else:
+            copy[key] = _without(copy[key], rests)
+    return copy
+
+
+def _env_files(manifest: Manifest, reading: _Reading) -> dict[str, tuple[EnvEntry, ...]]:
+    found: dict[str, tuple[EnvEntry, ...]] = {}
+    for path, container in _containers(manifest.content):
+        for number, name in enumerate(container.env_file):
+            span = manifest.root.find(*path, "env_file", number)
+            where = absolute(manifest, name, *path)
+            if where not in found:
+                found[where], problems = load_env(where, asked=span)
+                reading.problems += problems
+    return found
+
+
+def _containers(content: StackFile) -> Iterable[tuple[tuple[str, ...], ContainerKeys]]:
+    for name, single in content.containers.items():
+        if single.env_file:
+            yield ("containers", name), single
+    for group, parts in content.groups.items():
+        for name, container in parts.containers.items():
+            if container.env_file:
+                yield ("groups", group, "containers", name), container
+
+
+def absolute(manifest: Manifest, path: str, *section: str) -> str:
+    """A path as written under `section`, made absolute by the folder of the file that writes it."""
+    folder = manifest.folders[manifest.root.find(*section).file]
+    return os.path.normpath(os.path.join(folder, path))  # noqa: PTH118

@@ -1,0 +1,174 @@
+"""One container as written to its `ContainerSpec`: defaults filled in, paths absolute, names looked up.
+
+In: a container's keys and its `Surroundings`. Out: a spec that all replicas share, and what it needs by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.manifest import schema
+from orchestrator.manifest.codes import Code
+from orchestrator.manifest.load import Manifest, absolute
+from orchestrator.model import desired as d
+from orchestrator.resolve.limits import Level, check_within, limits_of, with_default_pids
+from orchestrator.resolve.report import Path, Report, near
+from orchestrator.resolve.units import Unit
+
+HOST = "host"
+_FORBIDDEN = ("/proc", "/sys", "/dev")
+_ALLOWED = "/dev/shm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What containers refer to. `rootfs` grows by those that are written inside containers."""
+
+    manifest: Manifest
+    report: Report
+    rootfs: dict[str, d.RootfsSpec]
+    volumes: Mapping[str, schema.Volume]
+
+
+def source_of(written: schema.Rootfs, manifest: Manifest, *path: str) -> d.RootSource:
+    """A rootfs as meant; relative paths by the file that writes them."""
+    if written.archive is not None and written.sha256 is not None:
+        return d.ArchiveRoot(path=absolute(manifest, written.archive, *path), sha256=written.sha256)
+    if written.directory is not None:
+        return d.DirectoryRoot(path=absolute(manifest, written.directory, *path))
+    return d.HostRoot()
+
+
+def container_of(unit: Unit, name: str, outer: tuple[Level, ...], around: Surroundings) -> d.ContainerSpec:
+    """The spec of container `name` of every instance of `unit`; `outer` are the limits of its group and stack."""
+    keys, path = unit.containers[name], unit.path_of(name)
+    limits = limits_of(keys.limits, (*path, "limits"), around.report)
+    check_within((f'container "{name}"', limits, (*path, "limits")), outer, around.report)
+    return d.ContainerSpec(
+        rootfs=_rootfs(unit, name, around),
+        command=(keys.entrypoint or ()) + (keys.command or ()),
+        env=_env(keys, path, around.manifest),
+        user=keys.user,
+        workdir=keys.workdir,
+        mounts=_mounts(keys, path, around),
+        limits=with_default_pids(limits, outer),
+        ulimits=tuple(
+            d.Ulimit(name=kind, soft=each.soft, hard=each.hard) for kind, each in sorted(keys.ulimits.items())
+        ),
+        health=_health(keys.health) if keys.health else None,
+        restart=_restart(keys),
+        stop=d.Stop(signal=keys.stop.signal, grace=keys.stop.grace),
+        job=d.Job(retries=keys.job.retries) if keys.job else None,
+        init=keys.init,
+        read_only=keys.read_only,
+        logs=d.Logs(max_size=keys.logs.max_size, files=keys.logs.files),
+    )
+
+
+def _rootfs(unit: Unit, container: str, around: Surroundings) -> str:
+    written, path = unit.containers[container].rootfs, (*unit.path_of(container), "rootfs")
+    if written.name is None:
+        inline = f"{unit.name}.{container}"  # no declared name holds a dot
+        around.rootfs[inline] = d.RootfsSpec(source=source_of(written, around.manifest, *path))
+        return inline
+    if written.name not in around.rootfs:
+        if written.name == HOST:
+            around.rootfs[HOST] = d.RootfsSpec(source=d.HostRoot())
+        else:
+            around.report.fail(
+                Code.UNKNOWN_ROOTFS,
+                f'container "{container}" needs rootfs "{written.name}", which is not declared',
+                path,
+                hint=near(
+                    written.name,
+                    [*around.rootfs, HOST],
+                    otherwise=f"declare it: rootfs: {{{written.name}: host}}",
+                ),
+            )
+    return written.name
+
+
+def _env(keys: schema.ContainerKeys, path: tuple[str, ...], manifest: Manifest) -> dict[str, str]:
+    """`env_file` in order, then `env` over it."""
+    env: dict[str, str] = {}
+    for name in keys.env_file:
+        for entry in manifest.env_files.get(absolute(manifest, name, *path), ()):
+            env[entry.name] = entry.value
+    return env | keys.env
+
+
+def _mounts(keys: schema.ContainerKeys, path: tuple[str, ...], around: Surroundings) -> tuple[d.Mount, ...]:
+    """Sorted by target: a folder is mounted before what lies in it."""
+    found: dict[str, tuple[d.Mount, int]] = {}
+    for number, written in enumerate(keys.mounts):
+        place: Path = (*path, "mounts", number, "target")
+        target = written.target
+        if target != _ALLOWED and (
+            target == "/" or any(target == each or target.startswith(f"{each}/") for each in _FORBIDDEN)
+        ):
+            around.report.fail(
+                Code.MOUNT_TARGET,
+                f"nothing can be mounted on {target}",
+                place,
+                hint="write rootfs: {directory: PATH} for a root of your own"
+                if target == "/"
+                else "/proc, /sys and /dev are made for each container",
+            )
+        elif target in found:
+            around.report.fail(
+                Code.MOUNT_TWICE,
+                f"two mounts on {target}",
+                place,
+                hint="mount one of them elsewhere",
+                first=(*path, "mounts", found[target][1], "target"),
+            )
+        else:
+            found[target] = _mount(written, path, number, around), number
+    return tuple(found[target][0] for target in sorted(found))
+
+
+def _mount(written: schema.Mount, path: tuple[str, ...], number: int, around: Surroundings) -> d.Mount:
+    if written.volume is not None:
+        if written.volume not in around.volumes:
+            around.report.fail(
+                Code.UNKNOWN_VOLUME,
+                f'volume "{written.volume}" is not declared',
+                (*path, "mounts", number, "volume"),
+                hint=near(
+                    written.volume,
+                    around.volumes,
+                    otherwise=f"declare it: volumes: {{{written.volume}: {{}}}}",
+                ),
+            )
+        return d.VolumeMount(volume=written.volume, target=written.target, read_only=written.read_only)
+    if written.bind is not None:
+        source = absolute(around.manifest, written.bind, *path)
+        return d.BindMount(source=source, target=written.target, read_only=written.read_only)
+    return d.TmpfsMount(target=written.target, size=written.tmpfs or 0, read_only=written.read_only)
+
+
+def _health(written: schema.Health) -> d.Health:
+    probe: d.Probe
+    if written.http is not None:
+        http = written.http
+        probe = d.HttpProbe(
+            port=http.port, path=http.path, status=http.status, headers=http.headers, body=http.body
+        )
+    elif written.tcp is not None:
+        probe = d.TcpProbe(port=written.tcp.port)
+    else:
+        probe = d.CommandProbe(command=written.command or ())
+    return d.Health(
+        probe=probe,
+        interval=written.interval,
+        timeout=written.timeout,
+        retries=written.retries,
+        start_period=written.start_period,
+    )
+
+
+def _restart(keys: schema.ContainerKeys) -> d.RestartPolicy:
+    if keys.restart is not None:
+        return d.RestartPolicy(keys.restart)
+    return d.RestartPolicy.ON_FAILURE if keys.job else d.RestartPolicy.ALWAYS

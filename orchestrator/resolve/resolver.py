@@ -1,0 +1,190 @@
+"""A manifest to the stack that it means: resources, needs and places.
+
+In: `Manifest`. Out: `Stack`, or None with diagnostics. Pure: what is on this host is the drivers' to check. Cost is linear
+in the number of containers and of their needs.
+"""
+
+from __future__ import annotations
+
+from orchestrator.diagnostics import Diagnostic, Span
+from orchestrator.manifest.load import Loaded, Manifest, absolute, by_place
+from orchestrator.model.desired import (
+    ContainerSpec,
+    GroupSpec,
+    Limits,
+    Need,
+    RootfsSpec,
+    Spec,
+    Stack,
+    StackSpec,
+    Until,
+    VolumeMount,
+    VolumeSpec,
+)
+from orchestrator.model.ids import Kind, Ref
+from orchestrator.resolve.containers import Surroundings, container_of, source_of
+from orchestrator.resolve.dependencies import Dependencies, Waits
+from orchestrator.resolve.limits import Level, check_within, limits_of
+from orchestrator.resolve.networks import networks_of, services_of
+from orchestrator.resolve.places import Fields, env_file_fields, fields_of, node_at
+from orchestrator.resolve.report import Report
+from orchestrator.resolve.units import Unit, ref_of, units_of
+
+
+def resolve(manifest: Manifest) -> tuple[Stack | None, tuple[Diagnostic, ...]]:
+    """The stack, or None and why not. A partial manifest gives diagnostics alone."""
+    report = Report(manifest)
+    stack = _Resolving(manifest, report).stack()
+    failed = bool(report.found) or manifest.partial
+    return (None if failed else stack), by_place(report.found, tuple(manifest.folders))
+
+
+def resolve_all(loaded: Loaded) -> tuple[tuple[Stack, ...], tuple[Diagnostic, ...]]:
+    """All stacks that were read, and every diagnostic of reading and resolving, sorted by place."""
+    stacks, found = [], list(loaded.diagnostics)
+    for manifest in loaded.manifests:
+        stack, diagnostics = resolve(manifest)
+        found += diagnostics
+        if stack is not None:
+            stacks.append(stack)
+    return tuple(stacks), by_place(found, tuple(loaded.sources))
+
+
+class _Resolving:
+    def __init__(self, manifest: Manifest, report: Report) -> None:
+        self._manifest = manifest
+        self._report = report
+        self._root = manifest.root
+        self._top = Ref(Kind.STACK, manifest.name)
+        self._resources: dict[Ref, Spec] = {}
+        self._needs: dict[Ref, tuple[Need, ...]] = {}
+        self._places: dict[tuple[Ref, str], Span] = {}
+
+    def stack(self) -> Stack:
+        """Resources in the order of their kinds, within a kind as written."""
+        content, report = self._manifest.content, self._report
+        units = units_of(self._manifest, report)
+        budget = limits_of(content.limits, ("limits",), report)
+        self._add(self._top, StackSpec(limits=budget), (), self._stack_fields())
+        containers = self._containers(units, ("the stack", budget, ("limits",)))
+        for network, network_spec in networks_of(content.networks, units, report).items():
+            self._add(Ref(Kind.NETWORK, network), network_spec, (), self._fields("networks", network))
+        for volume in content.volumes:
+            self._add(Ref(Kind.VOLUME, volume), VolumeSpec(), (), self._fields("volumes", volume))
+        for unit in units.values():
+            self._groups(unit)
+        for name, service_spec in services_of(units, report).items():
+            needs = (
+                *(Need(Ref(Kind.NETWORK, each), Until.CREATED, True) for each in service_spec.networks),
+                *(Need(Ref(Kind.GROUP, each), Until.STARTED) for each in service_spec.instances),
+            )
+            self._add(Ref(Kind.SERVICE, name), service_spec, needs, self._fields(*units[name].path))
+        for unit, name, spec, waits in containers:
+            self._instances(unit, name, spec, waits)
+        return Stack(
+            name=self._manifest.name, resources=self._resources, needs=self._needs, places=self._places
+        )
+
+    def _containers(
+        self, units: dict[str, Unit], budget: Level
+    ) -> list[tuple[Unit, str, ContainerSpec, Waits]]:
+        """Every container once, for all its replicas; adds the rootfs, declared and inline."""
+        manifest, report = self._manifest, self._report
+        declared = manifest.content.rootfs
+        rootfs = {
+            name: RootfsSpec(source=source_of(each, manifest, "rootfs", name))
+            for name, each in declared.items()
+        }
+        around = Surroundings(
+            manifest=manifest, report=report, rootfs=rootfs, volumes=manifest.content.volumes
+        )
+        dependencies = Dependencies(units, report, partial=manifest.partial)
+        found = []
+        for unit in units.values():
+            outer = self._outer(unit, budget)
+            shared = dependencies.of_group(unit)
+            for name in unit.containers:
+                spec = container_of(unit, name, outer, around)
+                found.append((unit, name, spec, dependencies.of_container(unit, name, shared)))
+        for name, rootfs_spec in rootfs.items():
+            fields = self._fields("rootfs", name) if name in declared else []
+            self._add(
+                Ref(Kind.ROOTFS, name),
+                rootfs_spec,
+                (),
+                [*fields, *((("source", fields[0][1]),) if fields else ())],
+            )
+        return found
+
+    def _outer(self, unit: Unit, budget: Level) -> tuple[Level, ...]:
+        """The limits above a container: its group's, then the stack's."""
+        if not unit.limits.model_fields_set:
+            return (budget,)
+        path = (*unit.path, "limits")
+        level = (f'group "{unit.name}"', limits_of(unit.limits, path, self._report), path)
+        check_within(level, (budget,), self._report)
+        return (level, budget)
+
+    def _groups(self, unit: Unit) -> None:
+        fields = self._fields(*unit.path)
+        single = unit.path[0] == "containers"
+        # A top-level container's limits are the container's: its group has none of its own.
+        limits = (
+            Limits() if single else limits_of(unit.limits, (*unit.path, "limits"), Report(self._manifest))
+        )
+        if single:
+            fields = [each for each in fields if each[0] in ("", "networks", "hostname", "dns")]
+        needs = (
+            Need(self._top, Until.CREATED, True),
+            *(Need(Ref(Kind.NETWORK, each), Until.CREATED, True) for each in unit.networks),
+        )
+        for instance in unit.instances:
+            spec = GroupSpec(
+                service=unit.name,
+                hostname=unit.keys.hostname or instance,
+                networks=unit.networks,
+                dns=unit.keys.dns,
+                limits=limits,
+            )
+            self._add(Ref(Kind.GROUP, instance), spec, needs, fields)
+
+    def _instances(self, unit: Unit, name: str, spec: ContainerSpec, waits: Waits) -> None:
+        fields = self._container_fields(unit, name)
+        volumes = dict.fromkeys(each.volume for each in spec.mounts if isinstance(each, VolumeMount))
+        common = (
+            Need(Ref(Kind.ROOTFS, spec.rootfs), Until.CREATED, True),
+            *(Need(Ref(Kind.VOLUME, each), Until.CREATED, True) for each in volumes),
+        )
+        for instance in unit.instances:
+            needs = (
+                Need(Ref(Kind.GROUP, instance), Until.STARTED, True),
+                *common,
+                *(Need(ref_of(instance, each), until) for each, until in waits.siblings),
+                *waits.outside,
+            )
+            self._add(ref_of(instance, name), spec, needs, fields)
+
+    def _add(self, ref: Ref, spec: Spec, needs: tuple[Need, ...], fields: Fields) -> None:
+        self._resources[ref] = spec
+        self._needs[ref] = needs
+        for field, span in fields:
+            self._places[ref, field] = span
+
+    def _fields(self, *path: str) -> Fields:
+        return fields_of(*node_at(self._root, *path))
+
+    def _stack_fields(self) -> Fields:
+        limits = [(name, span) for name, span in fields_of(None, self._root) if name.startswith("limits")]
+        return [("", self._root.find("stack")), *limits]
+
+    def _container_fields(self, unit: Unit, name: str) -> Fields:
+        path = unit.path_of(name)
+        fields = self._fields(*path)
+        files = unit.containers[name].env_file
+        if files:
+            known = self._manifest.env_files
+            entries = (
+                each for file in files for each in known.get(absolute(self._manifest, file, *path), ())
+            )
+            fields += env_file_fields(entries, fields)
+        return fields
