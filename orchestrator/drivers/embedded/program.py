@@ -2,8 +2,8 @@
 
 Golden data in tests/cases/programs. Must not look at the host: whatever depends on it comes in by `Place`.
 The order follows what the kernel asks: cgroups before the cgroup namespace is made, pins joined while the host's paths
-still resolve, devices before the masks (a mask is /dev/null), capabilities before the user (dropping the bounding set
-needs CAP_SETPCAP), no_new_privs before the filter.
+still resolve, devices before the masks (a mask is /dev/null), the user before the capabilities (a user that is not root
+keeps none), no_new_privs before the filter.
 """
 
 from __future__ import annotations
@@ -144,8 +144,10 @@ def container_program(spec: ContainerSpec, group: GroupSpec, place: Place) -> Pr
             PivotRoot(),
             *(MaskPath(path=path) for path in (*MASKED, *place.masked)),
             *(ReadOnlyPath(path=path) for path in READ_ONLY),
+            # Before the root is read-only, for the folder may have to be made.
+            ChangeDirectory(path=spec.workdir or "/", make=spec.workdir is not None),
             *((RemountRootReadOnly(),) if spec.read_only else ()),
-            *_process(spec, place.seccomp, user=spec.user, workdir=spec.workdir, make=True),
+            *_process(spec, place.seccomp, user=spec.user),
             Execute(
                 argv=(INIT, "--", *spec.command) if spec.init else spec.command,
                 env=environment(group.hostname, spec.env),
@@ -236,13 +238,10 @@ def _mount(mount: Mount, place: Place) -> Operation:
             )
 
 
-def _process(
-    spec: ContainerSpec, seccomp: str, *, user: str | None, workdir: str | None, make: bool
-) -> Iterator[Operation]:
+def _process(spec: ContainerSpec, seccomp: str, *, user: str | None) -> Iterator[Operation]:
     for each in spec.ulimits:
         yield SetRlimit(name=each.name, soft=each.soft, hard=each.hard)
-    yield ChangeDirectory(path=workdir or "/", make=make and workdir is not None)
-    yield LimitCapabilities(keep=CAPABILITIES)
     yield SetIdentity(user=user or "0")
+    yield LimitCapabilities(keep=CAPABILITIES)
     yield NoNewPrivileges()
     yield LoadSeccomp(filter=seccomp)

@@ -156,9 +156,10 @@ def fill(folder: str, host: str = "/") -> None:
     for name, text in _WRITTEN:
         _put(os.path.join(folder, "etc", name), text.encode())
     for name in _wanted(os.path.join(host, "etc")):
-        target = os.path.join(folder, "etc", name)
-        _folders(os.path.dirname(target))  # noqa: PTH120
-        _copy(os.path.join(host, "etc", name), target)
+        source, target = os.path.join(host, "etc", name), os.path.join(folder, "etc", name)
+        if os.path.lexists(source):
+            _folders(os.path.dirname(target))  # noqa: PTH120
+            _copy(source, target)
 
 
 def _wanted(etc: str) -> Iterator[str]:
