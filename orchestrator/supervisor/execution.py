@@ -17,16 +17,7 @@ from orchestrator.supervisor.kernel import CallError, naming, processes
 from orchestrator.supervisor.mounting import Context, null_device
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_MACHINES = {
-    3: "i386",
-    40: "arm",
-    62: "x86_64",
-    183: "aarch64",
-    21: "ppc64",
-    22: "s390x",
-    243: "riscv64",
-    258: "loongarch64",
-}
+_MACHINES = {3: "i386", 21: "ppc64", 22: "s390x", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
 
 
 def execute(context: Context, each: ops.Execute) -> None:

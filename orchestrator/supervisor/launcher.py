@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -233,7 +234,5 @@ def _finish(report: int, failed: tuple[str, BaseException] | None) -> NoReturn:
 
 
 def _write(report: int, line: dict[str, Any]) -> None:
-    try:
+    with suppress(OSError):  # the parent died: the exit code tells
         os.write(report, json.dumps(line).encode() + b"\n")
-    except OSError:
-        pass  # the parent died: the exit code tells

@@ -208,9 +208,7 @@ def _subdirectory(root: int, parent: int, path: str, *, symlinks: bool) -> int:
         ) from None
     except OSError as error:
         raise CallError(error.errno or errno.EIO, "mkdir", path) from error
-    return mounts.open_beneath(
-        root, path, os.O_PATH | os.O_DIRECTORY, symlinks=False if not symlinks else True
-    )
+    return mounts.open_beneath(root, path, os.O_PATH | os.O_DIRECTORY, symlinks=symlinks)
 
 
 def target(context: Context, path: str, *, folder: bool) -> int:

@@ -46,7 +46,7 @@ def send(
         sock.sendall(data[sent:])
 
 
-def send_some(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> int:
+def send_some(sock: socket.socket, data: bytes | memoryview, fds: Sequence[int] = ()) -> int:
     """sendmsg(2) once; the descriptors go with the first byte. Returns the number of bytes taken."""
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     return sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)

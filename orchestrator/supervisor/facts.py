@@ -1,0 +1,63 @@
+"""What the kernel says of processes and time, and files that are written whole or not at all.
+
+In: pids and paths. Out: numbers. A process is (pid, start ticks, boot id): a pid alone names nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+
+def boottime() -> float:
+    """Seconds of CLOCK_BOOTTIME (clock_gettime(2))."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def start_ticks(pid: int) -> int | None:
+    """Field 22 of /proc/PID/stat (proc(5)), a zombie's too; None: no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def oom_kills(paths: Iterable[str]) -> int:
+    """The sum of `oom_kill N` in memory.events (v2) or memory.oom_control (v1); a missing file counts as 0."""
+    total = 0
+    for path in paths:
+        with suppress(OSError, ValueError), open(path) as file:
+            for line in file:
+                if line.startswith("oom_kill "):
+                    total += int(line.split()[1])
+    return total
+
+
+def write_json(path: str, data: Any) -> None:
+    """Replace the file at `path` (rename(2)): whoever reads it sees the old or the new one."""
+    fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, json.dumps(data, separators=(",", ":")).encode())
+    finally:
+        os.close(fd)
+    os.rename(f"{path}.new", path)
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """The object in a file; None where there is none, or nothing that can be read."""
+    try:
+        with open(path, "rb") as file:
+            data = json.loads(file.read())
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None

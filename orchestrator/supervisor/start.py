@@ -1,0 +1,138 @@
+"""Starts and stops keeper and supervisor of an instance, from a client's side.
+
+In: the layout. Out: both are there, or HostError that names the log. On hosts where systemd is PID 1 the keeper is a
+transient unit, so that it is never inside a login session; elsewhere it detaches itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orchestrator
+from orchestrator.errors import HostError
+from orchestrator.ports.layout import Layout
+from orchestrator.supervisor import wire
+from orchestrator.supervisor.container import RECORD
+from orchestrator.supervisor.daemon import LOG
+
+_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from orchestrator.supervisor.daemon import main; main()"
+_PATIENCE = 10.0
+
+
+def ensure(layout: Layout) -> None:
+    """Both are there when this returns; any number of callers may ask at once."""
+    path = str(layout.supervisor_socket)
+    if _whole(path):
+        return
+    if os.geteuid() != 0:
+        raise HostError("containers need root", hint="run it with sudo")
+    for folder in (layout.run, layout.run / "containers", layout.run / "orphans"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    layout.run.chmod(0o700)
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        _start_keeper(layout)
+        if _until(lambda: _whole(path), min(deadline, time.monotonic() + 3)):
+            return
+    raise HostError("the supervisor did not start within 10 s", hint=f"see {log_path(layout)}")
+
+
+def stop(layout: Layout) -> None:
+    """Both are gone when this returns; containers go on."""
+    with suppress(OSError), wire.connect(str(layout.supervisor_socket)) as sock:
+        wire.send(sock, {"op": "stop"})
+        wire.receive(sock, wire.Incoming())
+    lock = layout.run / "keeper.lock"
+    if _until(lambda: not _locked(lock), time.monotonic() + 2) is False:
+        with suppress(OSError, ValueError):
+            os.kill(
+                int(lock.read_text()), signal.SIGTERM
+            )  # held by a living keeper: the pid in it is its own
+    gone = _until(
+        lambda: not _locked(lock) and not _locked(layout.run / "supervisor.lock"),
+        time.monotonic() + _PATIENCE,
+    )
+    if not gone:
+        raise HostError("keeper or supervisor did not end", hint=f"see {log_path(layout)}")
+
+
+def answer(path: str) -> dict[str, Any] | None:
+    """What the supervisor says of itself; None when none answers."""
+    try:
+        with wire.connect(path) as sock:
+            sock.settimeout(_PATIENCE)
+            wire.send(sock, {"op": "ping"})
+            found = wire.receive(sock, wire.Incoming()).header.get("ok")
+    except OSError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def records(layout: Layout) -> bool:
+    """Whether any container of ours has a process record: only then is there something to ask about."""
+    return any((layout.run / "containers").glob(f"*/{RECORD}"))
+
+
+def log_path(layout: Layout) -> Path:
+    return layout.run / LOG
+
+
+def _whole(path: str) -> bool:
+    found = answer(path)
+    return found is not None and bool(found["keeper"])
+
+
+def _start_keeper(layout: Layout) -> None:
+    systemd = Path("/run/systemd/system").is_dir()
+    library = str(Path(orchestrator.__file__).parent.parent)
+    python = os.path.realpath(sys.executable)
+    role = "unit" if systemd else "keeper"
+    command = [python, "-I", "-S", "-X", "utf8", "-c", _BOOT, library, role, str(layout.run)]
+    if systemd:
+        name = f"orchestrator-{layout.instance}"
+        unit = ["systemd-run", "--quiet", "--collect", f"--unit={name}", f"--slice={name}.slice"]
+        command = [
+            *unit,
+            "-p",
+            "Delegate=yes",
+            "-p",
+            "KillMode=process",
+            "-p",
+            "OOMPolicy=continue",
+            "--",
+            *command,
+        ]
+    environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    with open(log_path(layout), "ab") as log:
+        subprocess.run(
+            command, env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
+        )
+
+
+def _locked(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def _until(condition: Callable[[], bool], deadline: float) -> bool:
+    """Ask again every 5 ms; False when the deadline (monotonic) passes first."""
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
