@@ -163,13 +163,8 @@ def exec_program(spec: ContainerSpec, group: GroupSpec, request: ExecRequest, *,
     """
     return Program(
         operations=(
-            *_process(
-                spec,
-                seccomp,
-                user=request.user or spec.user,
-                workdir=request.workdir or spec.workdir,
-                make=False,
-            ),
+            ChangeDirectory(path=request.workdir or spec.workdir or "/"),
+            *_process(spec, seccomp, user=request.user or spec.user),
             Execute(argv=request.command, env=environment(group.hostname, {**spec.env, **request.env})),
         ),
     )
