@@ -10,7 +10,8 @@ from enum import StrEnum
 
 
 class Code(StrEnum):
-    """0xx: text and YAML; 02x: variables; 03x: keys and values; 1xx: what the stack means."""
+    """0xx: text and YAML; 02x: variables; 03x: keys and values; 1xx: what the stack means;
+    3xx: the graph; 4xx: this host."""
 
     UNREADABLE = "ORC001"
     ENCODING = "ORC002"
@@ -49,7 +50,6 @@ class Code(StrEnum):
     SELF_DEPENDENCY = "ORC114"
     NO_HEALTH = "ORC115"
     NOT_A_JOB = "ORC116"
-    CYCLE = "ORC117"
     PORT_TAKEN = "ORC120"
     PUBLISH_WITHOUT_NETWORK = "ORC121"
     SUBNET = "ORC122"
@@ -59,6 +59,9 @@ class Code(StrEnum):
     LIMIT = "ORC140"
     LIMIT_ABOVE_PARENT = "ORC141"
     JOB = "ORC150"
+
+    CYCLE = "ORC301"  # `graph`
+    HOST = "ORC401"  # the drivers' check
 
 
 MEANINGS: Mapping[Code, str] = {
@@ -96,7 +99,6 @@ MEANINGS: Mapping[Code, str] = {
     Code.SELF_DEPENDENCY: "something depends on itself",
     Code.NO_HEALTH: "`healthy` is asked of something without a health check",
     Code.NOT_A_JOB: "`completed` is asked of something that is not a job",
-    Code.CYCLE: "dependencies form a cycle",
     Code.PORT_TAKEN: "two published ports overlap",
     Code.PUBLISH_WITHOUT_NETWORK: "ports are published of a group without networks",
     Code.SUBNET: "a subnet is malformed or overlaps another one",
@@ -106,4 +108,6 @@ MEANINGS: Mapping[Code, str] = {
     Code.LIMIT: "limits contradict each other",
     Code.LIMIT_ABOVE_PARENT: "a limit lies above that of its group or stack",
     Code.JOB: "a key that makes no sense for a job",
+    Code.CYCLE: "dependencies form a cycle",
+    Code.HOST: "this host cannot do what is asked",
 }

@@ -21,7 +21,7 @@ from orchestrator.manifest.envfile import EnvEntry, load_env
 from orchestrator.manifest.explain import existing, explain
 from orchestrator.manifest.interpolate import Variables
 from orchestrator.manifest.schema import ContainerKeys, StackFile
-from orchestrator.manifest.source import LARGEST, Map, Node, parse
+from orchestrator.manifest.source import LARGEST, Map, Node, no_collection, parse
 
 STDIN = "<stdin>"
 SECTIONS = ("rootfs", "networks", "volumes", "containers", "groups")
@@ -60,9 +60,10 @@ class Loaded:
 def load(paths: Sequence[str], env: Mapping[str, str], *, stdin: str | None = None) -> Loaded:
     """Reads and validates. `env` wins over the `.env` beside each file; `stdin` is the text that `-` means."""
     reading = _Reading(env, stdin)
-    for path in paths:
-        reading.path(path)
-    manifests = [each for group in reading.stacks() if (each := _manifest(group, reading)) is not None]
+    with no_collection():
+        for path in paths:
+            reading.path(path)
+        manifests = [each for group in reading.stacks() if (each := _manifest(group, reading)) is not None]
     return Loaded(
         manifests=tuple(manifests),
         sources=reading.sources,

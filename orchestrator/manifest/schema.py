@@ -400,7 +400,7 @@ class ContainerKeys(Part):
     """What a container runs, and how."""
 
     rootfs: RootfsHere = Field(
-        description="The name of a rootfs of this stack, `host` (the host's own /usr, read-only), or a rootfs written here.",
+        description="The name of a rootfs of this stack, `host` (this machine's own /usr, read-only), or one written here.",
         examples=["base", {"directory": "./rootfs/site"}],
     )
     command: f.Command | None = Field(

@@ -106,7 +106,7 @@ def parse(text: str, file: str, *, variables: Variables) -> tuple[tuple[Node, ..
     try:
         if len(text) > LARGEST:
             raise _too_large(f"{file} is larger than {LARGEST >> 20} MiB", None)
-        with _no_collection():
+        with no_collection():
             roots = _Builder(file, variables, problems.append).documents(text)
     except Rejected as rejected:
         return (), (*problems, rejected.diagnostic)
@@ -114,7 +114,8 @@ def parse(text: str, file: str, *, variables: Variables) -> tuple[tuple[Node, ..
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
+    """Without the garbage collector, for building much and dropping nothing."""
     # Hundreds of thousands of small objects, none of them garbage: the collector costs five times the parse.
     was = gc.isenabled()
     gc.disable()

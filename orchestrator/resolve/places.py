@@ -14,6 +14,12 @@ from orchestrator.manifest.source import Node
 
 Fields = list[tuple[str, Span]]
 
+# which keys of a group (or of a group of one) belong to which of its resources
+GROUP = frozenset({"", "networks", "hostname", "dns", "limits", "depends_on"})
+SINGLE_GROUP = GROUP - {"limits"}
+SERVICE = frozenset({"", "networks", "publish", "instances"})
+_NOT_A_CONTAINERS = frozenset({"networks", "hostname", "dns", "publish", "instances"})
+
 _RENAMED = {"entrypoint": "command", "replicas": "instances"}
 _NESTED = frozenset({"limits", "env", "health", "stop", "logs", "job", "depends_on"})
 _PROBES = frozenset({"command", "http", "tcp"})
@@ -30,6 +36,16 @@ def fields_of(key: Node | None, node: Node | None) -> Fields:
         if name in _NESTED:
             found.update(_below(name, value))
     return list(found.items())
+
+
+def only(fields: Fields, tops: frozenset[str]) -> Fields:
+    """Those whose first part is one of `tops`."""
+    return [each for each in fields if each[0].partition(".")[0] in tops]
+
+
+def container_only(fields: Fields) -> Fields:
+    """Those of a group of one that are its container's."""
+    return [each for each in fields if each[0] not in _NOT_A_CONTAINERS]
 
 
 def node_at(root: Node, *path: str) -> tuple[Node | None, Node | None]:

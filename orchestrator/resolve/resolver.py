@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from orchestrator.diagnostics import Diagnostic, Span
 from orchestrator.manifest.load import Loaded, Manifest, absolute, by_place
+from orchestrator.manifest.source import no_collection
 from orchestrator.model.desired import (
     ContainerSpec,
     GroupSpec,
@@ -26,7 +27,17 @@ from orchestrator.resolve.containers import Surroundings, container_of, source_o
 from orchestrator.resolve.dependencies import Dependencies, Waits
 from orchestrator.resolve.limits import Level, check_within, limits_of
 from orchestrator.resolve.networks import networks_of, services_of
-from orchestrator.resolve.places import Fields, env_file_fields, fields_of, node_at
+from orchestrator.resolve.places import (
+    GROUP,
+    SERVICE,
+    SINGLE_GROUP,
+    Fields,
+    container_only,
+    env_file_fields,
+    fields_of,
+    node_at,
+    only,
+)
 from orchestrator.resolve.report import Report
 from orchestrator.resolve.units import Unit, ref_of, units_of
 
@@ -34,7 +45,8 @@ from orchestrator.resolve.units import Unit, ref_of, units_of
 def resolve(manifest: Manifest) -> tuple[Stack | None, tuple[Diagnostic, ...]]:
     """The stack, or None and why not. A partial manifest gives diagnostics alone."""
     report = Report(manifest)
-    stack = _Resolving(manifest, report).stack()
+    with no_collection():
+        stack = _Resolving(manifest, report).stack()
     failed = bool(report.found) or manifest.partial
     return (None if failed else stack), by_place(report.found, tuple(manifest.folders))
 
@@ -59,11 +71,13 @@ class _Resolving:
         self._resources: dict[Ref, Spec] = {}
         self._needs: dict[Ref, tuple[Need, ...]] = {}
         self._places: dict[tuple[Ref, str], Span] = {}
+        self._written: dict[str, Fields] = {}  # unit -> where its keys stand
 
     def stack(self) -> Stack:
         """Resources in the order of their kinds, within a kind as written."""
         content, report = self._manifest.content, self._report
         units = units_of(self._manifest, report)
+        self._written = {unit.name: self._fields(*unit.path) for unit in units.values()}
         budget = limits_of(content.limits, ("limits",), report)
         self._add(self._top, StackSpec(limits=budget), (), self._stack_fields())
         containers = self._containers(units, ("the stack", budget, ("limits",)))
@@ -78,7 +92,7 @@ class _Resolving:
                 *(Need(Ref(Kind.NETWORK, each), Until.CREATED, True) for each in service_spec.networks),
                 *(Need(Ref(Kind.GROUP, each), Until.STARTED) for each in service_spec.instances),
             )
-            self._add(Ref(Kind.SERVICE, name), service_spec, needs, self._fields(*units[name].path))
+            self._add(Ref(Kind.SERVICE, name), service_spec, needs, only(self._written[name], SERVICE))
         for unit, name, spec, waits in containers:
             self._instances(unit, name, spec, waits)
         return Stack(
@@ -126,14 +140,12 @@ class _Resolving:
         return (level, budget)
 
     def _groups(self, unit: Unit) -> None:
-        fields = self._fields(*unit.path)
         single = unit.path[0] == "containers"
+        fields = only(self._written[unit.name], SINGLE_GROUP if single else GROUP)
         # A top-level container's limits are the container's: its group has none of its own.
         limits = (
             Limits() if single else limits_of(unit.limits, (*unit.path, "limits"), Report(self._manifest))
         )
-        if single:
-            fields = [each for each in fields if each[0] in ("", "networks", "hostname", "dns")]
         needs = (
             Need(self._top, Until.CREATED, True),
             *(Need(Ref(Kind.NETWORK, each), Until.CREATED, True) for each in unit.networks),
@@ -179,7 +191,8 @@ class _Resolving:
 
     def _container_fields(self, unit: Unit, name: str) -> Fields:
         path = unit.path_of(name)
-        fields = self._fields(*path)
+        single = unit.path[0] == "containers"
+        fields = container_only(self._written[unit.name]) if single else self._fields(*path)
         files = unit.containers[name].env_file
         if files:
             known = self._manifest.env_files
