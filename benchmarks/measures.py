@@ -38,8 +38,9 @@ def bring_up(folder: Path, program: Path, *, count: int, rounds: int, say: Say) 
     with instance(folder, warm=True) as product:
         for turn in range(rounds):
             limits.append(limit.seconds(program, count, workers=WORKERS, folder=folder))
-            walls.append(product.apply("bench", count))
-            products.append(product.bring_up_seconds("bench"))
+            wall, seconds = product.timed_apply("bench", count)
+            walls.append(wall)
+            products.append(seconds)
             check_running(product, count)
             product.delete("bench")
             say(
@@ -69,7 +70,7 @@ def check_running(product: Product, count: int, name: str = "bench") -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weight:
     """Of `count` idle containers with network: kernel memory in KiB each, before and after the kernel's caches that it
-    can drop at will were dropped; user-space processes that are neither containers nor keeper and supervisor."""
+    can drop at will were dropped; processes of ours beside the containers' own, keeper and supervisor."""
 
     count: int
     kernel_kib: float
@@ -81,21 +82,20 @@ class Weight:
 def weight(folder: Path, *, count: int, say: Say) -> Weight:
     with instance(folder, warm=True) as product:
         drop_caches()
-        before, processes = kernel_memory(), process_ids()
+        before = kernel_memory()
         product.apply("bench", count)
         check_running(product, count)
-        after, added = kernel_memory(), process_ids() - processes
-        inside = {row["pid"] for row in product.containers("bench")}
+        after = kernel_memory()
         drop_caches()
         without = kernel_memory()
-        own = product.own_processes()
+        own, extra = product.own_kib(), product.extra_processes("bench")
         product.delete("bench")
     say(f"N={count}: {(after - before) / count:.0f} KiB of kernel memory each")
     return Weight(
         count=count,
         kernel_kib=(after - before) / count,
         kernel_kib_without_caches=(without - before) / count,
-        extra_processes=len(added - inside),
+        extra_processes=extra,
         own_kib=own,
     )
 
@@ -111,18 +111,6 @@ def drop_caches() -> None:
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3")
     time.sleep(1)
-
-
-def process_ids() -> set[int]:
-    """User-space processes: kernel threads have no memory map, so no command line."""
-    found = set()
-    for each in Path("/proc").glob("[0-9]*"):
-        try:
-            if (each / "cmdline").read_bytes():
-                found.add(int(each.name))
-        except OSError:
-            continue
-    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,18 +130,18 @@ def looking(folder: Path, *, plan_count: int, ps_count: int, rounds: int, say: S
     with instance(folder, warm=True) as product:
         product.apply("bench", ps_count)
         check_running(product, ps_count)
-        ps = wall(product, rounds, "ps")
+        ps = command_wall(product, rounds, "ps")
         product.apply("bench", plan_count)
         check_running(product, plan_count)
         file = product.write("bench", plan_count)
-        plan = wall(product, rounds, "plan", "-f", file, "--check")
-        validate = wall(product, rounds, "validate", "-f", file)
-        version = wall(product, rounds, "version")
+        plan = command_wall(product, rounds, "plan", "-f", file, "--check")
+        validate = command_wall(product, rounds, "validate", "-f", file)
+        version = command_wall(product, rounds, "version")
     say(f"plan of {plan_count}: {plan:.2f} s; ps with {ps_count}: {ps:.2f} s")
     return Looking(
         plan_count=plan_count, plan=plan, validate=validate, ps_count=ps_count, ps=ps, version=version
     )
 
 
-def wall(product: Product, rounds: int, *arguments: str) -> float:
+def command_wall(product: Product, rounds: int, *arguments: str) -> float:
     return statistics.median(product.cli(*arguments)[0] for _ in range(rounds))

@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import timing
+from benchmarks import records
+from orchestrator.ports.layout import Layout
+from orchestrator.supervisor.client import Supervisor
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SUBNET = "10.213.0.0/20"
@@ -64,9 +66,11 @@ class Product:
         """Wall seconds of `apply`."""
         return self.cli("apply", "-f", self.write(name, count), "--timeout", "10m")[0]
 
-    def bring_up_seconds(self, name: str) -> float:
-        """From the beginning of the first step to the end of the last container's start, of the stack's newest run."""
-        return timing.bring_up_seconds(self.root, name)
+    def timed_apply(self, name: str, count: int) -> tuple[float, float]:
+        """Wall seconds of `apply`, and those from its first step to the end of its last container's start."""
+        before = records.last_run(self.root)
+        wall = self.apply(name, count)
+        return wall, records.bring_up_seconds(self.root, since=before)
 
     def delete(self, name: str) -> float:
         return self.cli("delete", name, "--prune-data", "--yes")[0]
@@ -75,9 +79,15 @@ class Product:
         stacks = json.loads(self.cli("ps", "--output", "json")[1])["stacks"]
         return [row for stack in stacks if stack["name"] == name for row in stack["containers"]]
 
-    def own_processes(self) -> dict[str, int]:
+    def own_kib(self) -> dict[str, int]:
         """Resident memory in KiB of each process of ours by its role (keeper, supervisor)."""
-        return timing.own_processes(self.root)
+        return {role: records.resident_kib(pid) for role, pid in records.own_processes(self.root).items()}
+
+    def extra_processes(self, name: str) -> int:
+        """Processes of ours that are neither keeper, supervisor nor a container's own."""
+        own = records.own_processes(self.root)
+        inside = {row["pid"] for row in self.containers(name)}
+        return len(records.descendants(own["keeper"]) - inside - set(own.values()))
 
     def close(self) -> None:
         """End all that runs and remove the folder."""
@@ -85,7 +95,7 @@ class Product:
             for stack in json.loads(self.cli("ls", "--output", "json")[1])["stacks"]:
                 self.delete(stack["name"])
         finally:
-            timing.stop_supervisor(self.root)
+            Supervisor(Layout.at(self.root)).stop()
             shutil.rmtree(self.root, ignore_errors=True)
 
 

@@ -128,10 +128,7 @@ def supervisors() -> set[int]:
             arguments = (each / "cmdline").read_bytes().decode().split("\0")
         except OSError:
             continue
-        if any(
-            "orchestrator.supervisor.supervisor" in text or "supervisor/supervisor.py" in text
-            for text in arguments
-        ):
+        if arguments[-3:-1] == ["supervisor", str(ROOT / "run")]:
             found.add(int(each.name))
     return found
 
