@@ -18,8 +18,9 @@ from typing import Any
 from orchestrator.errors import HostError, StepError
 from orchestrator.model.observed import Exit
 from orchestrator.ports.layout import Layout
-from orchestrator.supervisor import journal, start, wire
+from orchestrator.supervisor import start, wire
 from orchestrator.supervisor.program import JoinCgroup, Program, to_wire
+from orchestrator.supervisor.records import exit_of, read_exits
 
 __all__ = ["LaunchError", "LogTarget", "ProcessState", "Supervisor", "read_exits"]
 
@@ -244,23 +245,5 @@ def _state(data: dict[str, Any]) -> ProcessState:
         pid=data["pid"],
         started=data["started"],
         starts=data["starts"],
-        exits=tuple(_exit(each) for each in data["exits"]),
-    )
-
-
-def read_exits(path: str) -> tuple[Exit, ...]:
-    """The exits in a journal file, without the supervisor: those of this boot (at most 16, newest last); where there are
-    none, the last one of an earlier boot if it was a success (a finished job; its times are 0, the boot)."""
-    return tuple(_exit(each) for each in journal.read(path))
-
-
-def _exit(data: Mapping[str, Any]) -> Exit:
-    return Exit(
-        started=data["started"],
-        ended=data["ended"],
-        code=data.get("code"),
-        signal=data.get("signal"),
-        oom=data.get("oom", False),
-        stopped=data.get("stopped", False),
-        error=data.get("error"),
+        exits=tuple(exit_of(each) for each in data["exits"]),
     )

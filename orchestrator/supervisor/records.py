@@ -1,0 +1,31 @@
+"""Exits in the model's words: from the dicts of the wire and of journals. For clients; the supervisor itself knows no model.
+
+In: JSON data. Out: `Exit` values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.model.observed import Exit
+from orchestrator.supervisor import journal
+
+
+def exit_of(data: Mapping[str, Any]) -> Exit:
+    """One line of a journal; unknown keys are ignored. Raises KeyError without its times."""
+    return Exit(
+        started=data["started"],
+        ended=data["ended"],
+        code=data.get("code"),
+        signal=data.get("signal"),
+        oom=data.get("oom", False),
+        stopped=data.get("stopped", False),
+        error=data.get("error"),
+    )
+
+
+def read_exits(path: str) -> tuple[Exit, ...]:
+    """The exits in a journal file, without the supervisor: those of this boot (at most 16, newest last); where there are
+    none, the last one of an earlier boot if it was a success (a finished job; its times are 0, the boot)."""
+    return tuple(exit_of(each) for each in journal.read(path))
