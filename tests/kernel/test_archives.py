@@ -1,0 +1,204 @@
+"""Unpacking hostile archives: nothing outside the folder is made, changed or linked; what is asked for is there."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import stat
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.drivers.rootfs.unpack import Bounds, TarError, Unpacked, unpack
+
+pytestmark = pytest.mark.root
+Entry = tuple[str, dict[str, object], bytes]
+
+
+def file(name: str, content: bytes = b"x", **more: object) -> Entry:
+    return name, more, content
+
+
+def link(name: str, target: str, *, hard: bool = False) -> Entry:
+    return name, {"type": tarfile.LNKTYPE if hard else tarfile.SYMTYPE, "linkname": target}, b""
+
+
+def folder(name: str, **more: object) -> Entry:
+    return name, {"type": tarfile.DIRTYPE, "mode": 0o755, **more}, b""
+
+
+def packed(*entries: Entry) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, attributes, content in entries:
+            info = tarfile.TarInfo(name)
+            for key, value in attributes.items():
+                setattr(info, key, value)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+class Nest:
+    """A folder to unpack into, beside a canary that nothing may touch."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.inside = base / "deep" / "root"
+        self.inside.mkdir(parents=True)
+        self.canary = base / "canary"
+        self.canary.write_text("alive")
+        self.archive = base / "a.tar"
+
+    def unpack(self, raw: bytes, bounds: Bounds | None = None) -> Unpacked:
+        self.archive.write_bytes(raw)
+        with open(self.archive, "rb") as opened:
+            return unpack(opened, os.fspath(self.inside), hashlib.sha256(raw).hexdigest(), bounds)
+
+    def outside(self) -> set[str]:
+        return {
+            os.fspath(each.relative_to(self.base))
+            for each in self.base.rglob("*")
+            if not each.is_relative_to(self.inside) and each != self.archive
+        }
+
+
+@pytest.fixture
+def nest(tmp_path: Path) -> Nest:
+    return Nest(tmp_path)
+
+
+ATTACKS: dict[str, list[Entry]] = {
+    "dots": [file("../../canary", b"dead")],
+    "dots inside": [folder("a"), file("a/../../../canary", b"dead")],
+    "absolute": [file("/canary", b"dead")],
+    "symlink then file": [link("l", "../.."), file("l/canary", b"dead")],
+    "absolute symlink then file": [link("l", "/"), file("l/canary", b"dead")],
+    "symlink chain": [
+        folder("a"),
+        link("a/b", "."),
+        link("a/b/c", "../.."),
+        link("x", "a/b/c"),
+        file("x/../../canary", b"dead"),
+    ],
+    "long symlink chain": [
+        *(link(f"l{n}", f"l{n + 1}/..") for n in range(10)),
+        link("l10", "/"),
+        file("l0/canary", b"dead"),
+    ],
+    "file over symlink": [link("l", "../../canary"), file("l", b"dead")],
+    "folder over symlink": [link("l", "../.."), folder("l", mode=0o777), file("l/canary", b"dead")],
+    "hard link outside": [link("h", "../../canary", hard=True), file("h", b"dead")],
+    "absolute hard link": [link("h", "/etc/shadow", hard=True)],
+    "hard link to a symlink": [link("l", "../../canary"), link("h", "l", hard=True), file("h", b"dead")],
+    "hard link below a symlink": [link("l", "../.."), link("h", "l/canary", hard=True), file("h", b"dead")],
+    "fifo below a symlink": [link("l", "/.."), ("l/f", {"type": tarfile.FIFOTYPE}, b"")],
+    "symlink loop": [link("a", "b"), link("b", "a"), file("a/x")],
+    "symlink to proc": [link("p", "/proc/self/root"), file("p/canary", b"dead")],
+    "root replaced": [link(".", "/etc"), file("./canary", b"dead")],
+    "mode of the root": [folder("./", mode=0)],
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_nothing_outside_is_made_or_changed(nest: Nest, name: str) -> None:
+    with contextlib.suppress(TarError, OSError):
+        nest.unpack(packed(*ATTACKS[name]))
+    assert nest.canary.read_text() == "alive"
+    assert nest.canary.stat().st_nlink == 1
+    assert nest.outside() == {"canary", "deep"}
+    assert not (Path("/canary")).exists()
+    for each in nest.inside.rglob("*"):
+        if each.is_file() and not each.is_symlink():
+            assert each.stat().st_nlink <= 2
+
+
+def test_dots_are_an_error_that_names_the_member(nest: Nest) -> None:
+    with pytest.raises(TarError, match=r"'\.\./\.\./canary' leads out"):
+        nest.unpack(packed(file("../../canary")))
+
+
+def test_owners_modes_links_and_times_are_kept(nest: Nest) -> None:
+    nest.unpack(
+        packed(
+            folder("d", mode=0o2750, uid=7, gid=8),
+            file("d/su", b"abc", mode=0o4755, uid=1000, gid=1001, mtime=1_000_000_000),
+            link("abs", "/d/su"),
+            link("d/hard", "d/su", hard=True),
+            ("pipe", {"type": tarfile.FIFOTYPE, "mode": 0o640}, b""),
+        )
+    )
+    made = os.stat(nest.inside / "d/su")
+    assert (made.st_mode & 0o7777, made.st_uid, made.st_gid, int(made.st_mtime)) == (
+        0o4755,
+        1000,
+        1001,
+        1_000_000_000,
+    )
+    assert made.st_ino == os.stat(nest.inside / "d/hard").st_ino
+    assert os.stat(nest.inside / "d").st_mode & 0o7777 == 0o2750
+    assert os.readlink(nest.inside / "abs") == "/d/su"
+    assert stat.S_ISFIFO(os.stat(nest.inside / "pipe").st_mode)
+    assert os.stat(nest.inside).st_mode & 0o7777 == 0o755
+
+
+def test_member_below_a_symlink_lands_where_the_container_sees_it(nest: Nest) -> None:
+    nest.unpack(
+        packed(folder("usr/lib"), link("lib", "usr/lib"), file("lib/x", b"1"), folder("lib"), file("lib/y"))
+    )
+    assert (nest.inside / "usr/lib/x").read_bytes() == b"1"
+    assert os.readlink(nest.inside / "lib") == "usr/lib"
+    assert (nest.inside / "usr/lib/y").exists()
+
+
+def test_devices_are_passed_over_and_counted(nest: Nest) -> None:
+    done = nest.unpack(
+        packed(("sda", {"type": tarfile.BLKTYPE, "devmajor": 8}, b""), ("n", {"type": tarfile.CHRTYPE}, b""))
+    )
+    assert done.devices == 2
+    assert not list(nest.inside.iterdir())
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress])
+def test_compressions_are_known_by_their_first_bytes(nest: Nest, pack: Callable[[bytes], bytes]) -> None:
+    nest.unpack(pack(packed(file("a", b"hello" * 1000))))
+    assert (nest.inside / "a").read_bytes() == b"hello" * 1000
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_damaged_archives_are_refused(nest: Nest, pack: Callable[[bytes], bytes], damage: str) -> None:
+    raw = bytearray(pack(packed(file("a", os.urandom(5000)))))
+    if damage == "cut":
+        del raw[len(raw) // 2 :]
+    else:
+        raw[len(raw) // 2] ^= 0xFF
+    with pytest.raises(TarError, match=r"damaged|ends|changed|number|written"):
+        nest.unpack(bytes(raw))
+
+
+def test_zstd_says_what_to_do(nest: Nest) -> None:
+    with pytest.raises(TarError, match="recompress it"):
+        nest.unpack(b"\x28\xb5\x2f\xfd" + b"\0" * 600)
+
+
+def test_bombs_stop_at_the_bounds(nest: Nest) -> None:
+    with pytest.raises(TarError, match="more than 1000 bytes"):
+        nest.unpack(packed(file("a", b"\0" * 5000)), Bounds(bytes=1000))
+    with pytest.raises(TarError, match="more than 3 entries"):
+        nest.unpack(packed(*(file(f"f{n}") for n in range(9))), Bounds(entries=3))
+    with pytest.raises(TarError, match="deeper"):
+        nest.unpack(packed(folder("/".join(["d"] * 300))))
+
+
+def test_an_archive_that_changes_while_it_is_read_is_refused(nest: Nest) -> None:
+    nest.archive.write_bytes(packed(file("a")))
+    with open(nest.archive, "rb") as opened, pytest.raises(TarError, match="written to"):
+        unpack(opened, os.fspath(nest.inside), "0" * 64)
