@@ -77,6 +77,10 @@ def _listed(found: Sequence[Named]) -> str:
 def _near(text: str, scope: Sequence[Named]) -> str:
     if not scope:
         return "see `orchestrator ls` for what is applied here"
-    names = {name: each for each in scope for name in (str(each.ref), each.ref.name, each.ref.name.partition("/")[0])}
+    names = {
+        name: each
+        for each in scope
+        for name in (str(each.ref), each.ref.name, each.ref.name.partition("/")[0])
+    }
     near = difflib.get_close_matches(text, names, n=1)
     return f"did you mean {names[near[0]].ref}?" if near else "see `orchestrator ps` for what there is"

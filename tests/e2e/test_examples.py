@@ -15,7 +15,10 @@ EDITS = {
     "quickstart.yaml": (("replicas: 3", "replicas: 2"), "container/web-3/server"),
     "limits.yaml": (("memory: 64MiB                        #", "memory: 96MiB  #"), "64MiB -> 96MiB"),
     "networks.yaml": (("dns: [192.0.2.53]", "dns: [192.0.2.54]"), "192.0.2.54"),
-    "volumes-and-mounts.yaml": (("{tmpfs: 1MiB, target: /tmp}", "{tmpfs: 2MiB, target: /tmp}"), "writer-1/writer"),
+    "volumes-and-mounts.yaml": (
+        ("{tmpfs: 1MiB, target: /tmp}", "{tmpfs: 2MiB, target: /tmp}"),
+        "writer-1/writer",
+    ),
     "jobs-and-dependencies.yaml": (("seq 1 1000", "seq 1 2000"), "container/fetch-1/fetch"),
 }
 

@@ -52,7 +52,9 @@ def test_changed_limit_keeps_the_process_and_is_read_back_from_the_kernel(stage:
     pid = stage.ps()["container/app-1/app"]["pid"]
     stage.edit(name, "memory: 32MiB", "memory: 48MiB")
     planned = stage.run("plan", "-f", name)
-    assert re.search(r"~ +container/app-1/app +update .*\n +limits\.memory +32MiB -> 48MiB +one\.yaml:9", planned.out)
+    assert re.search(
+        r"~ +container/app-1/app +update .*\n +limits\.memory +32MiB -> 48MiB +one\.yaml:9", planned.out
+    )
     stage.run("apply", "-f", name)
     assert stage.ps()["container/app-1/app"]["pid"] == pid
     limits = json.loads(stage.run("inspect", "app", "--output", "json").out)["limits"]

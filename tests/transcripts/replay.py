@@ -47,7 +47,9 @@ def replay(text: str, opener: Callable[[str | None], App], folder: Path) -> str:
             out += block.lines
             continue
         out.append(f"$ {block.command}")
-        out += _edit(block.command, folder) if block.command.startswith("edit ") else _run(block.command, opener)
+        out += (
+            _edit(block.command, folder) if block.command.startswith("edit ") else _run(block.command, opener)
+        )
         # Explanations and blank lines between blocks stay where they were.
         tail = len(block.lines)
         while tail and (not block.lines[tail - 1] or block.lines[tail - 1].startswith("# ")):

@@ -68,7 +68,10 @@ def test_cascade_and_waits_are_named(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_port_open_to_other_machines_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     service = ServiceSpec(
-        publish=(Publish(address="0.0.0.0", host_port=80, container_port=80), Publish(host_port=81, container_port=81))
+        publish=(
+            Publish(address="0.0.0.0", host_port=80, container_port=80),
+            Publish(host_port=81, container_port=81),
+        )
     )
     plan = Plan(stack="shop", changes=(Change(ref=SERVICE, verb=Verb.CREATE, reason="not there yet"),))
     exposed = [line for line in shown(plan, stack(web=service), capsys) if line.startswith("!")]

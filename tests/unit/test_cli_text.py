@@ -40,7 +40,9 @@ def test_long_value_is_cut() -> None:
     assert len(text.value("env.X", "x" * 500)) == 60
 
 
-@pytest.mark.parametrize(("written", "seconds"), [("5m", 300), ("1h30m", 5400), ("90", 90), ("250ms", 0.25), (7, 7)])
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("5m", 300), ("1h30m", 5400), ("90", 90), ("250ms", 0.25), (7, 7)]
+)
 def test_duration_is_converted_to_seconds(written: object, seconds: float) -> None:
     assert Duration().convert(written, None, None) == seconds
 

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,7 +15,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-class Duration(click.ParamType):
+# Generic only in newer versions of click, at least for its type checking.
+if TYPE_CHECKING:
+    _Seconds = click.ParamType[float]
+else:
+    _Seconds = click.ParamType
+
+
+class Duration(_Seconds):
     """`90s`, `5m`, `1h30m`, or a number of seconds; converted to seconds."""
 
     name = "duration"
@@ -43,7 +50,8 @@ def moment(text: str | None) -> float | None:
         return time.time() - Duration().convert(text, None, None)
     except click.BadParameter:
         raise click.BadParameter(
-            f"{text!r} is neither a duration like 10m nor a time like 2026-01-31T12:00:00", param_hint="--since"
+            f"{text!r} is neither a duration like 10m nor a time like 2026-01-31T12:00:00",
+            param_hint="--since",
         ) from None
 
 

@@ -43,12 +43,16 @@ def logs(
     from orchestrator.cli.views import lines
 
     request = command.Request(refs=ref, follow=follow, tail=tail, since=common.moment(since))
-    with command.read(session.app, request) as found:
-        lines.show(session.terminal, found, several=len(set(ref)) > 1, timestamps=timestamps)
+    try:
+        lines.show(session.terminal, command.read(session.app, request), timestamps=timestamps)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED  # the usual end of --follow
     return ExitCode.SETTLED
 
 
-@click.command(name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(
+    name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
 @click.argument("ref")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_obj
@@ -64,10 +68,9 @@ def exec_(session: Session, *, ref: str, command: tuple[str, ...]) -> int:
     """
     from orchestrator.cli.commands import exec as verb
 
-    stdin = None if sys.stdin.isatty() else click.get_binary_stream("stdin")
     streams = verb.Streams(
-        stdin=stdin,
-        stdout=click.get_binary_stream("stdout"),
-        stderr=click.get_binary_stream("stderr"),
+        stdin=None if sys.stdin.isatty() else sys.stdin.buffer,
+        stdout=sys.stdout.buffer,
+        stderr=sys.stderr.buffer,
     )
     return verb.run(session.app, ref, command, streams)

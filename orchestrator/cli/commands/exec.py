@@ -10,12 +10,12 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from io import BufferedReader
+from typing import BinaryIO, cast
 
 from orchestrator.app import App
 from orchestrator.cli import refs
 from orchestrator.errors import UsageError
-from orchestrator.model.desired import ContainerSpec
 from orchestrator.model.ids import Incarnation, Kind
 from orchestrator.model.observed import Observation, Phase
 from orchestrator.ports.driver import ExecRequest
@@ -35,8 +35,8 @@ class Streams:
 
 def run(app: App, text: str, command: Sequence[str], streams: Streams) -> int:
     """The command's exit code. Raises UsageError where `text` does not name one running container."""
-    target, environment = _running(app, text)
-    request = ExecRequest(command=tuple(command), env=environment)
+    target = _running(app, text)
+    request = ExecRequest(command=tuple(command), env={})  # the container's own is under it
     with contextlib.ExitStack() as stack:
         stdin = _feed(stack, streams.stdin)
         stdout, out = _drain(stack, streams.stdout)
@@ -49,7 +49,7 @@ def run(app: App, text: str, command: Sequence[str], streams: Streams) -> int:
     return code
 
 
-def _running(app: App, text: str) -> tuple[Incarnation, dict[str, str]]:
+def _running(app: App, text: str) -> Incarnation:
     observed = {name: app.observe_containers(name) for name in app.stacks()}
     found = {
         refs.Named(name, each.ref): each
@@ -58,20 +58,15 @@ def _running(app: App, text: str) -> tuple[Incarnation, dict[str, str]]:
         if each.ref.kind is Kind.CONTAINER
     }
     named = refs.find_container(text, found)
-    running = [each for each in observed[named.stack] if each.ref == named.ref and each.phase is Phase.RUNNING]
+    running = [
+        each for each in observed[named.stack] if each.ref == named.ref and each.phase is Phase.RUNNING
+    ]
     if not running:
         raise UsageError(
             f"{named.ref} is not running ({_why(found[named])})",
             hint=f"see `orchestrator logs {text}`",
         )
-    return Incarnation(named.stack, named.ref, running[-1].id), _environment(app, named)
-
-
-def _environment(app: App, named: refs.Named) -> dict[str, str]:
-    """That of the container's own command."""
-    stack = app.recorded(named.stack)
-    spec = stack.resources.get(named.ref) if stack else None
-    return dict(spec.env) if isinstance(spec, ContainerSpec) else {}
+    return Incarnation(named.stack, named.ref, running[-1].id)
 
 
 def _why(found: Observation) -> str:
@@ -101,7 +96,7 @@ def _drain(stack: contextlib.ExitStack, sink: BinaryIO) -> tuple[int, threading.
 
 def _copy_in(source: BinaryIO, writing: int) -> None:
     with contextlib.suppress(OSError, ValueError):
-        while chunk := os.read(source.fileno(), _CHUNK):
+        while chunk := cast(BufferedReader, source).read1(_CHUNK):
             view = memoryview(chunk)
             while view:
                 view = view[os.write(writing, view) :]

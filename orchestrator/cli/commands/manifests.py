@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from orchestrator.app import App
 from orchestrator.diagnostics import Diagnostic, Severity
-from orchestrator.errors import ManifestError
+from orchestrator.errors import HostError, ManifestError
 from orchestrator.model.desired import Stack
+from orchestrator.model.ids import Kind
 
 HOST_PROBLEM = "ORC401"
 
@@ -34,7 +35,7 @@ class InvalidManifest(ManifestError):
 
 def read(app: App, paths: Sequence[str], env_files: Sequence[str] = ()) -> Read:
     """All stacks of the files, each resolved and free of cycles; raises InvalidManifest with every diagnostic."""
-    loaded = app.load(paths, env_files, os.environ, sys.stdin if "-" in paths else None)
+    loaded = app.load(paths, env_files, os.environ, sys.stdin.read() if "-" in paths else None)
     found: list[Diagnostic] = list(loaded.diagnostics)
     stacks = []
     for manifest in loaded.manifests:
@@ -43,16 +44,30 @@ def read(app: App, paths: Sequence[str], env_files: Sequence[str] = ()) -> Read:
         if stack is not None:
             found += app.cycles(stack)
             stacks.append(stack)
+    found = sorted(dict.fromkeys(found), key=lambda each: _place(each, tuple(loaded.sources)))
     if any(each.severity is Severity.ERROR for each in found):
         raise InvalidManifest(found, loaded.sources)
     return Read(stacks=tuple(stacks), warnings=tuple(found), sources=loaded.sources)
 
 
+def _place(each: Diagnostic, files: Sequence[str]) -> tuple[int, int, int]:
+    """In the order in which one reads the files; what has no place first."""
+    if each.span is None:
+        return -1, 0, 0
+    file = files.index(each.span.file) if each.span.file in files else len(files)
+    return file, each.span.line, each.span.column
+
+
 def check(app: App, read: Read) -> None:
-    """What this host cannot do of the stacks, at the places that ask for it; raises InvalidManifest."""
+    """What this host cannot do of the stacks, at the places that ask for it; raises InvalidManifest.
+
+    What it lacks whatever the stack is (root, a controller) is a HostError.
+    """
     found = []
     for stack in read.stacks:
         for problem in app.check(stack):
+            if problem.ref.kind is Kind.STACK and not problem.field:
+                raise HostError(problem.message, hint=problem.hint)
             field, span = problem.field, stack.places.get((problem.ref, problem.field))
             while span is None and field:
                 field = field.rpartition(".")[0]

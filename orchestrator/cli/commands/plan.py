@@ -37,7 +37,11 @@ def planned(stack: Stack, plan: Plan) -> Planned:
 def _exposures(stack: Stack, plan: Plan) -> Iterator[Exposure]:
     for change in plan.changes:
         spec = stack.resources.get(change.ref)
-        if change.ref.kind is not Kind.SERVICE or change.verb is Verb.DELETE or not isinstance(spec, ServiceSpec):
+        if (
+            change.ref.kind is not Kind.SERVICE
+            or change.verb is Verb.DELETE
+            or not isinstance(spec, ServiceSpec)
+        ):
             continue
         place = stack.places.get((change.ref, "publish")) or stack.places.get((change.ref, ""))
         for publish in spec.publish:

@@ -18,12 +18,16 @@ def guard(stack: Stack, observed: Iterable[Observation]) -> None:
 
     Fewer `replicas` of a group that is still written are meant, and do not count.
     """
-    running = [each.ref for each in observed if each.ref.kind is Kind.CONTAINER and each.phase is Phase.RUNNING]
+    running = [
+        each.ref for each in observed if each.ref.kind is Kind.CONTAINER and each.phase is Phase.RUNNING
+    ]
     written = {_written(ref) for ref in stack.resources if ref.kind is Kind.CONTAINER}
     gone = sorted(ref for ref in running if _written(ref) not in written)
     if 2 * len(gone) <= len(running):
         return
-    names = ", ".join(map(str, gone[:_SHOWN])) + (f" and {len(gone) - _SHOWN} more" if len(gone) > _SHOWN else "")
+    names = ", ".join(map(str, gone[:_SHOWN])) + (
+        f" and {len(gone) - _SHOWN} more" if len(gone) > _SHOWN else ""
+    )
     raise UsageError(
         f"this would delete {len(gone)} of the {len(running)} running containers of stack {stack.name}, "
         f"which are not in the manifest any more: {names}",

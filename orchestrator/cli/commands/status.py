@@ -54,10 +54,14 @@ def status(app: App, stack: str | None = None) -> tuple[StackStatus, ...]:
     """All stacks, or the one that is named; raises UsageError if there is none of that name."""
     names = app.stacks()
     if stack is not None and stack not in names:
-        raise UsageError(f"no stack is called {stack!r}", hint=f"there are: {', '.join(sorted(names)) or 'none'}")
+        raise UsageError(
+            f"no stack is called {stack!r}", hint=f"there are: {', '.join(sorted(names)) or 'none'}"
+        )
     chosen = sorted(names) if stack is None else [stack]
     return tuple(
-        StackStatus(name=name, revision=app.revision(name), containers=containers(app.observe_containers(name)))
+        StackStatus(
+            name=name, revision=app.revision(name), containers=containers(app.observe_containers(name))
+        )
         for name in chosen
     )
 

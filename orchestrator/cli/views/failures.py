@@ -25,8 +25,12 @@ def error(terminal: Terminal, failure: OrchestratorError) -> None:
 
 def bug(terminal: Terminal, failure: BaseException) -> None:
     """What we did not foresee."""
-    terminal.complain(f"{terminal.paint('internal error', 'bad', err=True)}: {type(failure).__name__}: {failure}")
+    terminal.complain(
+        f"{terminal.paint('internal error', 'bad', err=True)}: {type(failure).__name__}: {failure}"
+    )
     if terminal.verbosity > 0:
         terminal.complain("".join(traceback.format_exception(failure)), newline=False)
     else:
-        terminal.complain("  hint: run it again with -v before the verb, and report what it prints with the manifest")
+        terminal.complain(
+            "  hint: run it again with -v before the verb, and report what it prints with the manifest"
+        )

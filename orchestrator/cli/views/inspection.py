@@ -42,7 +42,8 @@ def _observation(each: Observation) -> dict[str, Any]:
         "restarts": each.restarts,
         "addresses": dict(each.addresses),
         "exits": [
-            {"started": end.started, "ended": end.ended, "exit": str(end), "stopped": end.stopped} for end in each.exits
+            {"started": end.started, "ended": end.ended, "exit": str(end), "stopped": end.stopped}
+            for end in each.exits
         ],
         "needs": [{"ref": str(need.ref), "until": need.until.value} for need in each.needs],
         "applied": dict(each.applied),
@@ -71,7 +72,11 @@ def _lines(data: Any, name: str, depth: int) -> Iterator[str]:
 
 
 def _rows(data: Any) -> bool:
-    return isinstance(data, Sequence) and not isinstance(data, str) and any(isinstance(each, Mapping) for each in data)
+    return (
+        isinstance(data, Sequence)
+        and not isinstance(data, str)
+        and any(isinstance(each, Mapping) for each in data)
+    )
 
 
 def _scalar(name: str, data: Any) -> str:

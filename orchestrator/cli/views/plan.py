@@ -11,6 +11,7 @@ from orchestrator.cli.views import text
 from orchestrator.cli.views.terminal import Terminal
 from orchestrator.diagnostics import Span
 from orchestrator.model.ids import Kind
+from orchestrator.plan import explain
 from orchestrator.plan.changes import Change, FieldChange, Plan, Verb
 
 _LOOK = {
@@ -69,14 +70,14 @@ def _change(terminal: Terminal, change: Change, width: int) -> Iterator[str]:
     symbol, style = _LOOK[change.verb]
     reason = text.printable(change.reason)
     because = f"because {reason}" if change.cause else reason
-    yield f"{terminal.paint(f'{symbol:<3}', style)} {str(change.ref):<{width}}  {change.verb:<7}  {because}".rstrip()
+    yield f"{terminal.paint(f'{symbol:<3}', style)} {change.ref!s:<{width}}  {change.verb:<7}  {because}".rstrip()
     fields = [_field(each) for each in change.fields]
     widths = [max((len(row[column]) for row in fields), default=0) for column in range(2)]
     for name, values, place in fields:
         line = f"      {name:<{widths[0]}}  {values:<{widths[1]}}"
         yield f"{line}   {terminal.paint(place, 'soft')}" if place else line.rstrip()
     for need in change.waits:
-        yield f"      waits until {need.ref} is {need.until}"
+        yield f"      {explain.waiting(need)}"
 
 
 def _field(field: FieldChange) -> tuple[str, str, str]:

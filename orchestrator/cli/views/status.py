@@ -21,7 +21,9 @@ def show(terminal: Terminal, stacks: Sequence[StackStatus]) -> None:
             terminal.out("")
         terminal.out(terminal.paint(_title(each), "strong"))
         if each.containers:
-            terminal.out(_colored(terminal, text.table(_HEADER, [_row(row) for row in each.containers]), each))
+            terminal.out(
+                _colored(terminal, text.table(_HEADER, [_row(row) for row in each.containers]), each)
+            )
 
 
 def document(stacks: Sequence[StackStatus]) -> dict[str, Any]:

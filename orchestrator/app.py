@@ -1,0 +1,253 @@
+"""The composition root: the only place that names concrete drivers and puts the layers together.
+
+In: `--root`. Out: an `App`, the one object that the command line talks to. Imports are made where they are needed, so that
+looking at what runs loads neither the manifest's libraries nor the network's.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.model.ids import Kind
+from orchestrator.ports.layout import Layout
+
+if TYPE_CHECKING:
+    from orchestrator.control.loop import Ends, Event, Following
+    from orchestrator.control.probes import RunCommand
+    from orchestrator.control.tracking import Target
+    from orchestrator.diagnostics import Diagnostic
+    from orchestrator.manifest.load import Loaded, Manifest
+    from orchestrator.model.desired import CommandProbe, Stack
+    from orchestrator.model.observed import Observed
+    from orchestrator.plan.changes import Plan, Policy
+    from orchestrator.ports.driver import Driver, Problem, Runtime
+    from orchestrator.state.store import Store
+
+LOOKED_AT = frozenset({Kind.GROUP, Kind.CONTAINER})
+AT_ONCE = 8  # driver calls in flight; most of a start is waiting for the supervisor and the kernel
+PROBE_OUTPUT = 1024
+
+
+def boot_clock() -> float:
+    """Seconds since boot, suspend included (CLOCK_BOOTTIME, clock_gettime(2)): the time of exits and back-off."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What an App acts on: a driver of every kind, the one that runs containers, and who tells of ended processes."""
+
+    drivers: Mapping[Kind, Driver]
+    runtime: Runtime
+    ends: Ends | None = None
+
+
+def embedded(layout: Layout) -> World:
+    """The world of this machine: namespaces, cgroups, overlays and one nftables table."""
+    from orchestrator.drivers.embedded.driver import EmbeddedDriver
+    from orchestrator.drivers.network.driver import NetworkDriver
+    from orchestrator.drivers.rootfs.driver import RootfsDriver
+    from orchestrator.drivers.volumes import VolumeDriver
+    from orchestrator.supervisor.client import Supervisor
+
+    roots, volumes, network = RootfsDriver(layout), VolumeDriver(layout), NetworkDriver(layout)
+    supervisor = Supervisor(layout)
+    runtime = EmbeddedDriver(layout, supervisor, roots=roots, volumes=volumes, network=network)
+    found: tuple[Driver, ...] = (runtime, roots, volumes, network)
+    return World(
+        drivers={kind: each for each in found for kind in each.kinds}, runtime=runtime, ends=supervisor
+    )
+
+
+class App:
+    """One instance of the orchestrator, opened. Holds no state of its own but connections."""
+
+    def __init__(self, layout: Layout, world: Callable[[Layout], World], clock: Callable[[], float]) -> None:
+        self.layout = layout
+        self._make_world = world
+        self._clock = clock
+
+    @classmethod
+    def open(cls, root: str | None = None) -> App:
+        """The instance that lives under `root`; None: the machine's main one. Makes nothing."""
+        return cls(Layout.at(root), embedded, boot_clock)
+
+    # text
+
+    def load(
+        self, paths: Sequence[str], env_files: Sequence[str], environ: Mapping[str, str], stdin: str | None
+    ) -> Loaded:
+        """The manifests in `paths`. `environ` wins over `env_files`, a later one over an earlier."""
+        from orchestrator.manifest.envfile import read_env
+        from orchestrator.manifest.load import load
+
+        variables: dict[str, str] = {}
+        for each in env_files:
+            variables |= read_env(each)
+        return load(paths, {**variables, **environ}, stdin=stdin)
+
+    def resolve(self, manifest: Manifest) -> tuple[Stack | None, Sequence[Diagnostic]]:
+        from orchestrator.resolve.resolver import resolve
+
+        return resolve(manifest)
+
+    def cycles(self, stack: Stack) -> Sequence[Diagnostic]:
+        from orchestrator.graph.dependency import cycles
+
+        return cycles(stack)
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of stack files."""
+        from orchestrator.manifest.jsonschema import generate
+
+        return generate()
+
+    # looking
+
+    @cached_property
+    def world(self) -> World:
+        return self._make_world(self.layout)
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.world.runtime
+
+    @property
+    def drivers(self) -> tuple[Driver, ...]:
+        """Each driver once."""
+        return tuple({id(each): each for each in self.world.drivers.values()}.values())
+
+    def stacks(self) -> frozenset[str]:
+        """The stacks that are wished for, and those of which anything is there."""
+        wished = self._store.stacks() if self._store else ()
+        return frozenset(wished).union(*(each.stacks() for each in self.drivers))
+
+    def revision(self, stack: str) -> int | None:
+        """The number of the newest revision; None: it was deleted or never applied here."""
+        found = self._store.latest(stack) if self._store else None
+        return found.number if found else None
+
+    def recorded(self, stack: str) -> Stack | None:
+        """What the newest revision wishes."""
+        from orchestrator.state import document
+
+        found = self._store.latest(stack) if self._store else None
+        return document.decode(found.document) if found else None
+
+    def observe(self, stack: str) -> Observed:
+        """Everything of the stack."""
+        return self._with_health(self.drivers, stack)
+
+    def observe_containers(self, stack: str) -> Observed:
+        """Its groups and containers (and what else their driver holds)."""
+        return self._with_health([each for each in self.drivers if each.kinds & LOOKED_AT], stack)
+
+    def _with_health(self, drivers: Sequence[Driver], stack: str) -> Observed:
+        from orchestrator.control import health
+
+        found = tuple(observation for each in drivers for observation in each.observe(stack))
+        return health.merge(found, self.layout, self._clock())
+
+    def check(self, stack: Stack) -> tuple[Problem, ...]:
+        """What this host cannot do of the stack."""
+        return tuple(problem for each in self.drivers for problem in each.check(stack))
+
+    def plan(self, stack: Stack, policy: Policy) -> Plan:
+        """What an apply would do now."""
+        from orchestrator.plan.planner import plan
+
+        return plan(stack, self.observe(stack.name), policy, self._clock(), name=stack.name)
+
+    # changing
+
+    def commit(self, stack: Stack) -> int:
+        """Make it the newest revision, durable when this returns; its number."""
+        from orchestrator.state import document
+
+        data = document.encode(stack)
+        sources = sorted({span.file for span in stack.places.values()})
+        with self._open_store() as store:
+            return store.commit_revision(stack.name, data, document.digest(data), sources=sources)
+
+    def forget(self, stack: str) -> int:
+        """Nothing is wished of the stack any more; the number of the revision that says so."""
+        with self._open_store() as store:
+            return store.forget(stack)
+
+    def follow(self, following: Following, *, command: str) -> Iterator[Event]:
+        """Reconciles a stack, in this process, until an end. `command` is told to others who want the stack meanwhile."""
+        from orchestrator.control.loop import follow
+        from orchestrator.control.probes import Prober
+        from orchestrator.control.reconciler import Reconciler
+
+        with (
+            self._open_store() as store,
+            ThreadPoolExecutor(AT_ONCE, thread_name_prefix="step") as pool,
+            Prober(clock=self._clock, run_command=probing(self.runtime)) as prober,
+        ):
+            reconciler = Reconciler(
+                store=store,
+                drivers=self.world.drivers,
+                layout=self.layout,
+                pool=pool,
+                ids=lambda: secrets.token_hex(6),
+                clock=self._clock,
+                wall=time.time,
+                command=command,
+            )
+            yield from follow(reconciler, following, prober=prober, ends=self.world.ends)
+
+    def _open_store(self) -> Store:
+        from orchestrator.state.store import Store
+
+        self.__dict__.pop("_store", None)  # it may be there from now on
+        return Store(self.layout.database, clock=time.time)
+
+    @cached_property
+    def _store(self) -> Store | None:
+        """History; None where nothing was ever applied: looking makes no database."""
+        from orchestrator.state.store import Store
+
+        return Store(self.layout.database, clock=time.time) if self.layout.database.exists() else None
+
+
+def probing(runtime: Runtime) -> RunCommand:
+    """Runs command probes in their containers: exit code 0 is healthy; what it prints is the explanation."""
+    from orchestrator.control.attempts import Verdict
+
+    def run(target: Target, probe: CommandProbe) -> Verdict:
+        from orchestrator.errors import OrchestratorError
+        from orchestrator.ports.driver import ExecRequest
+
+        request = ExecRequest(command=probe.command, env=target.env)
+        null, (reading, writing) = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), os.pipe()
+        output = bytearray()
+        reader = threading.Thread(target=_keep_first, args=(reading, output), daemon=True)
+        reader.start()
+        try:
+            code = runtime.exec(target.incarnation, request, (null, writing, writing), target.probe.timeout)
+        except OrchestratorError as error:
+            return Verdict(False, error.message)
+        finally:
+            os.close(null)
+            os.close(writing)
+        reader.join(0.2)  # what the command left behind may hold the pipe for longer
+        said = bytes(output).decode(errors="replace").strip()
+        return Verdict(code == 0, said or f"exit {code}")
+
+    return run
+
+
+def _keep_first(reading: int, output: bytearray) -> None:
+    """Reads to the end, so that nobody blocks; keeps the beginning."""
+    with os.fdopen(reading, "rb", buffering=0) as pipe:
+        while chunk := pipe.read(65536):
+            output += chunk[: PROBE_OUTPUT - len(output)]

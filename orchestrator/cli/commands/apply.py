@@ -1,0 +1,50 @@
+"""`apply`: commit the wish, then reconcile in this process until it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from orchestrator.app import App
+from orchestrator.cli.commands import prune
+from orchestrator.cli.commands.ending import Ended, outcome
+from orchestrator.control.loop import Event, Following, Waiting
+from orchestrator.model.desired import Stack
+from orchestrator.plan.changes import Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """`timeout` in seconds. `wait`: until healthy and completed. `cancelled`: asked between steps."""
+
+    policy: Policy
+    timeout: float
+    wait: bool
+    allow_prune: bool
+    cancelled: Callable[[], bool]
+
+
+def guard(app: App, stacks: Sequence[Stack], options: Options) -> None:
+    """Refuses, before anything is touched, what looks like half a manifest; raises UsageError."""
+    if not options.allow_prune:
+        for stack in stacks:
+            prune.guard(stack, app.observe_containers(stack.name))
+
+
+def apply(app: App, stack: Stack, options: Options) -> Iterator[Event]:
+    """Events; the last one is an end, or a Waiting where we were told not to wait."""
+    following = Following(
+        name=stack.name,
+        revision=app.commit(stack),
+        timeout=options.timeout,
+        policy=options.policy,
+        cancelled=options.cancelled,
+    )
+    for event in app.follow(following, command=f"apply {stack.name}"):
+        yield event
+        if isinstance(event, Waiting) and not options.wait:
+            return
+
+
+def ended(app: App, stack: Stack, last: Event | None) -> Ended:
+    return outcome(app, stack.name, last)

@@ -1,0 +1,46 @@
+"""`delete`: wish nothing of a stack any more, then reconcile until nothing is left of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from orchestrator.app import App
+from orchestrator.cli.commands.ending import Ended, outcome
+from orchestrator.control.loop import Event, Following
+from orchestrator.errors import UsageError
+from orchestrator.plan.changes import Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    prune_data: bool
+    timeout: float
+    cancelled: Callable[[], bool]
+
+
+def targets(app: App, names: Sequence[str], *, known: bool) -> tuple[str, ...]:
+    """Those of `names` of which anything is here. `known`: one that is not is a UsageError, not a job well done."""
+    existing = app.stacks()
+    missing = [each for each in names if each not in existing]
+    if missing and known:
+        raise UsageError(
+            f"no stack is called {missing[0]!r}", hint=f"there are: {', '.join(sorted(existing)) or 'none'}"
+        )
+    return tuple(dict.fromkeys(each for each in names if each in existing))
+
+
+def delete(app: App, stack: str, options: Options) -> Iterator[Event]:
+    """Events; the last one is an end."""
+    following = Following(
+        name=stack,
+        revision=app.forget(stack),
+        timeout=options.timeout,
+        policy=Policy(prune_data=options.prune_data),
+        cancelled=options.cancelled,
+    )
+    yield from app.follow(following, command=f"delete {stack}")
+
+
+def ended(app: App, stack: str, last: Event | None) -> Ended:
+    return outcome(app, stack, last)

@@ -1,0 +1,55 @@
+"""How an apply or delete ended: one exit code, the reasons per ref, and what is there now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.app import App
+from orchestrator.cli.commands.status import StackStatus, containers
+from orchestrator.cli.exits import ExitCode
+from orchestrator.control.loop import Event, Interrupted, Superseded, TimedOut, Waiting
+from orchestrator.control.outcome import Settled, Stalled
+from orchestrator.model.ids import Kind, Ref
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """`how`: one line for people. `reasons`: refs that are not as wished. `kept`: volumes that stay."""
+
+    code: ExitCode
+    how: str
+    status: StackStatus
+    reasons: Mapping[Ref, str]
+    kept: tuple[Ref, ...]
+
+
+def outcome(app: App, stack: str, last: Event | None) -> Ended:
+    """`last`: the last event that was seen; None: the iteration was cut off."""
+    code, how, reasons = _meaning(last)
+    observed = app.observe(stack)
+    return Ended(
+        code=code,
+        how=how,
+        status=StackStatus(name=stack, revision=app.revision(stack), containers=containers(observed)),
+        reasons=reasons,
+        kept=tuple(sorted({each.ref for each in observed if each.ref.kind is Kind.VOLUME})),
+    )
+
+
+def _meaning(last: Event | None) -> tuple[ExitCode, str, Mapping[Ref, str]]:
+    match last:
+        case Settled():
+            return ExitCode.SETTLED, "settled", {}
+        case Waiting():
+            return ExitCode.SETTLED, "started, and not waited for; apply again to go on", last.pending
+        case Stalled():
+            return ExitCode.FAILED, "failed", last.reasons
+        case TimedOut():
+            return ExitCode.FAILED, "not settled in the time given; what was made stays", last.reasons
+        case Superseded():
+            return ExitCode.CONFLICT, f"somebody else's revision {last.number} took over", {}
+        case Interrupted() | None:
+            return ExitCode.INTERRUPTED, "interrupted; the revision and what was made stay", {}
+        case _:
+            raise AssertionError(f"not an end: {last}")

@@ -1,0 +1,123 @@
+"""Progress of apply and delete on stderr, one line for each thing that happened; the end as a table on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from orchestrator.cli.commands.ending import Ended
+from orchestrator.cli.exits import ExitCode
+from orchestrator.cli.views import plan, status, text
+from orchestrator.cli.views.terminal import Terminal
+from orchestrator.control.loop import Event, Waiting
+from orchestrator.control.probes import HealthChange
+from orchestrator.control.reconciler import Planned, Stepped
+from orchestrator.execute.executor import Status, StepResult
+from orchestrator.model.ids import Kind, Ref
+from orchestrator.model.observed import Health
+from orchestrator.plan.changes import Op
+
+_DONE = {
+    Op.CREATE: "created",
+    Op.START: "started",
+    Op.STOP: "stopped",
+    Op.UPDATE: "updated",
+    Op.DELETE: "deleted",
+}
+_WIDTH = 30
+
+
+def follow(terminal: Terminal, events: Iterable[Event]) -> Event | None:
+    """Tells what happens; gives back the last event."""
+    last: Event | None = None
+    told: dict[Ref, str] = {}
+    begun = False
+    for event in events:
+        last = event
+        match event:
+            case Planned():
+                if not begun and event.plan.changes:
+                    terminal.say(f"{event.plan.stack}: {plan.summary(event.plan)}")
+                    begun = True
+            case Stepped():
+                _step(terminal, event.result)
+            case HealthChange():
+                _health(terminal, event)
+            case Waiting():
+                told = _waiting(terminal, event.pending, told)
+            case _:
+                pass  # an end, told by `applied` or `deleted`
+    return last
+
+
+def applied(terminal: Terminal, ended: Ended) -> None:
+    _reasons(terminal, ended)
+    status.show(terminal, [ended.status])
+    _how(terminal, ended)
+
+
+def deleted(terminal: Terminal, ended: Ended) -> None:
+    _reasons(terminal, ended)
+    if ended.code is not ExitCode.SETTLED:
+        _how(terminal, ended)
+        return
+    terminal.out(f"stack {ended.status.name} is deleted")
+    if ended.kept:
+        names = ", ".join(map(str, ended.kept))
+        terminal.out(f"its data stays: {names}")
+        terminal.out(f"`orchestrator delete {ended.status.name} --prune-data` deletes that too")
+
+
+def _step(terminal: Terminal, result: StepResult) -> None:
+    step = result.step
+    match result.status:
+        case Status.STARTED:
+            pass
+        case Status.DONE:
+            if _worth_telling(step.op, step.ref.kind):
+                _line(terminal, step.ref, _DONE[step.op], "good")
+        case Status.FAILED:
+            _line(terminal, step.ref, f"failed to {step.op}: {result.error}", "bad")
+            if result.hint:
+                terminal.say(f"{'':{_WIDTH}}  hint: {result.hint}")
+        case Status.SKIPPED:
+            if step.ref.kind is Kind.CONTAINER and step.op is Op.START:
+                _line(terminal, step.ref, f"skipped: {result.error}", "warn")
+
+
+def _worth_telling(op: Op, kind: Kind) -> bool:
+    """One line for each thing: a container's start says that it was created too; other kinds are just there or not."""
+    if kind is Kind.CONTAINER:
+        return op is not Op.CREATE
+    return kind is not Kind.STACK and op not in (Op.START, Op.STOP)
+
+
+def _health(terminal: Terminal, change: HealthChange) -> None:
+    style = {Health.HEALTHY: "good", Health.UNHEALTHY: "bad"}.get(change.new, "soft")
+    said = f": {change.output}" if change.new is Health.UNHEALTHY and change.output else ""
+    _line(terminal, change.incarnation.ref, f"{change.new}{said}", style)
+
+
+def _waiting(terminal: Terminal, pending: Mapping[Ref, str], told: Mapping[Ref, str]) -> dict[Ref, str]:
+    for ref, reason in pending.items():
+        if told.get(ref) != reason and ref.kind is Kind.CONTAINER and "is not healthy yet" not in reason:
+            _line(terminal, ref, reason, "soft")
+    return {**told, **pending}
+
+
+def _line(terminal: Terminal, ref: Ref, what: str, style: str) -> None:
+    terminal.say(f"{ref!s:<{_WIDTH}}  {terminal.paint(text.printable(what), style, err=True)}")
+
+
+def _reasons(terminal: Terminal, ended: Ended) -> None:
+    for ref, reason in ended.reasons.items():
+        terminal.complain(f"{terminal.paint('!', 'bad', err=True)} {ref}: {text.printable(reason)}")
+        if ref.kind is Kind.CONTAINER and ended.code is ExitCode.FAILED:
+            terminal.complain(f"  see `orchestrator logs {ended.status.name}:{ref.name}`")
+
+
+def _how(terminal: Terminal, ended: Ended) -> None:
+    line = f"stack {ended.status.name}: {ended.how}"
+    if ended.code is ExitCode.SETTLED:
+        terminal.say(line)
+    else:
+        terminal.complain(terminal.paint(line, "bad", err=True))
