@@ -1,0 +1,1 @@
+"""When: one pass at a time under the stack's lock, repeated until settled; probing; health."""

@@ -1,0 +1,200 @@
+"""One pass over one stack under its lock: what is wished, what is, plan, execute, record.
+
+In: a stack's name. Out: events as they happen, then a Pass with its Outcome. It reads the wish from the store and the
+world from the drivers each time; it never waits for health and keeps nothing between passes that it could not read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+from orchestrator.control import health
+from orchestrator.control.outcome import Again, Outcome, judge
+from orchestrator.execute.executor import Status, StepResult, execute
+from orchestrator.model.desired import Stack
+from orchestrator.model.ids import Kind, Ref
+from orchestrator.model.observed import Observed
+from orchestrator.plan.changes import Plan, Policy
+from orchestrator.plan.planner import plan as make_plan
+from orchestrator.ports.driver import Driver
+from orchestrator.ports.layout import Layout
+from orchestrator.state import document
+from orchestrator.state.locks import StackLock
+from orchestrator.state.store import Run, StepRow, Store
+
+ASK_STORE_EVERY = 0.05  # seconds between looks for a newer revision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A plan with work or complaints in it was made."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stepped:
+    """A step has started, or has ended."""
+
+    result: StepResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One pass. `observed`: the world before it. `failed`: the last word on each ref whose step failed; `finished`: refs
+    whose steps all went well. `superseded`: a newer revision cut it short."""
+
+    revision: int
+    plan: Plan
+    observed: Observed
+    outcome: Outcome
+    failed: Mapping[Ref, StepResult] = field(default_factory=dict)
+    finished: frozenset[Ref] = frozenset()
+    superseded: bool = False
+
+
+class Reconciler:
+    """`drivers`: one for each Kind (the same one may serve several). `pool` runs driver calls; `ids` gives ids of new
+    incarnations; `clock` is CLOCK_BOOTTIME in seconds; `wall` Unix time; `command` stands in the lock for messages."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        drivers: Mapping[Kind, Driver],
+        layout: Layout,
+        pool: Executor,
+        ids: Callable[[], str],
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        command: str,
+    ) -> None:
+        self.store = store
+        self.drivers = drivers
+        self.layout = layout
+        self.pool = pool
+        self.ids = ids
+        self.clock = clock
+        self.wall = wall
+        self.command = command
+        self._decoded: tuple[str, int, str, Stack] | None = None
+
+    def desired(self, name: str) -> tuple[int, Stack | None]:
+        """(revision number, wish) from the store; the wish is None for a deleted or unknown stack."""
+        revision = self.store.latest(name)
+        if revision is None:
+            return self.store.number(name), None
+        key = (name, revision.number, revision.digest)
+        if self._decoded is None or self._decoded[:3] != key:
+            self._decoded = (*key, document.decode(revision.document))
+        return revision.number, self._decoded[3]
+
+    def observe(self, name: str) -> Observed:
+        """The stack's incarnations as every driver sees them, with published health."""
+        distinct = {id(driver): driver for driver in self.drivers.values()}.values()
+        found = [each for driver in distinct for each in driver.observe(name)]
+        return health.merge(tuple(found), self.layout, self.clock())
+
+    def plan(self, name: str, stack: Stack | None, policy: Policy | None = None) -> Plan:
+        """What a pass would do now for this wish; touches nothing, takes no lock."""
+        return make_plan(stack, self.observe(name), policy or Policy(), self.clock(), name=name)
+
+    def reconcile(self, name: str) -> Outcome:
+        """One pass, its events dropped. ConflictError: somebody else holds the stack."""
+        events = self.one_pass(name, Policy(), lambda: False, timeout=0.0)
+        while True:
+            try:
+                next(events)
+            except StopIteration as end:
+                found: Pass = end.value
+                return found.outcome
+
+    def one_pass(
+        self, name: str, policy: Policy, cancelled: Callable[[], bool], *, timeout: float | None
+    ) -> Generator[Planned | Stepped, None, Pass]:
+        """One plan + execute under the lock, for which it waits `timeout` seconds (None: for ever)."""
+        lock = StackLock(self.layout.lock(name), stack=name, command=self.command)
+        with lock.acquire(wait=timeout != 0.0, timeout=timeout):
+            revision, stack = self.desired(name)
+            observed = self.observe(name)
+            now = self.clock()
+            plan = make_plan(stack, observed, policy, now, name=name)
+            if not plan.empty or plan.failures:
+                yield Planned(plan=plan)
+            if not plan.steps:
+                outcome = judge(stack, plan, observed, now)
+                return Pass(revision=revision, plan=plan, observed=observed, outcome=outcome)
+            return (yield from self._execute(plan, observed, revision, cancelled))
+
+    def _execute(
+        self, plan: Plan, observed: Observed, revision: int, cancelled: Callable[[], bool]
+    ) -> Generator[Stepped, None, Pass]:
+        watch = _Newer(self, plan.stack, revision, cancelled)
+        began = self.wall()
+        ends: list[StepResult] = []
+        try:
+            for result in execute(
+                plan,
+                self.drivers,
+                observed=observed,
+                pool=self.pool,
+                ids=self.ids,
+                clock=self.clock,
+                cancelled=watch,
+            ):
+                if result.status is not Status.STARTED:
+                    ends.append(result)
+                yield Stepped(result=result)
+        finally:
+            self._record(plan.stack, revision, began, ends)
+        failed = {each.step.ref: each for each in ends if each.status is Status.FAILED}
+        return Pass(
+            revision=revision,
+            plan=plan,
+            observed=observed,
+            outcome=Again(after=0.0, pending={ref: each.error or "" for ref, each in failed.items()}),
+            failed=failed,
+            finished=frozenset(each.step.ref for each in ends)
+            - {e.step.ref for e in ends if e.status is not Status.DONE},
+            superseded=watch.superseded,
+        )
+
+    def _record(self, stack: str, revision: int, began: float, ends: list[StepResult]) -> None:
+        """One transaction for the whole pass, so that history costs no step a wait for the disk."""
+        counts = {status: sum(each.status is status for each in ends) for status in Status}
+        rows = tuple(
+            StepRow(
+                number=each.step.number,
+                op=each.step.op.value,
+                ref=str(each.step.ref),
+                id=each.id,
+                status=each.status.value,
+                seconds=each.seconds,
+                error=each.error,
+            )
+            for each in ends
+        )
+        outcome = (
+            ", ".join(f"{counts[status]} {status}" for status in Status if counts[status]) or "interrupted"
+        )
+        self.store.record_run(
+            Run(stack=stack, revision=revision, began=began, ended=self.wall(), outcome=outcome, steps=rows)
+        )
+
+
+class _Newer:
+    """Asked at each step boundary: did the user interrupt, or is there a newer revision? Looks into the store seldom."""
+
+    def __init__(self, owner: Reconciler, stack: str, revision: int, cancelled: Callable[[], bool]) -> None:
+        self.owner, self.stack, self.revision, self.cancelled = owner, stack, revision, cancelled
+        self.superseded = False
+        self._asked = owner.clock()
+
+    def __call__(self) -> bool:
+        now = self.owner.clock()
+        if not self.superseded and now - self._asked >= ASK_STORE_EVERY:
+            self._asked = now
+            self.superseded = self.owner.store.number(self.stack) != self.revision
+        return self.superseded or self.cancelled()

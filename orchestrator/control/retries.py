@@ -1,0 +1,60 @@
+"""Which failed steps are tried again, and when: the memory of one `follow`, nothing that must outlive it.
+
+In: the failed results of a pass. Out: the refs to leave alone for now, with what was said. Failures that no repetition
+mends (no such file, no permission, wrong format, bad argument) are tried once; others three times more, after 0.5, 1
+and 2 s.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.execute.executor import StepResult
+from orchestrator.model.ids import Ref
+
+DELAYS = (0.5, 1.0, 2.0)
+FOR_GOOD = frozenset(
+    {
+        errno.ENOENT,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOEXEC,
+        errno.EINVAL,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ELIBBAD,
+    }
+)
+
+
+@dataclass(slots=True)
+class Attempts:
+    """Times: seconds of any one clock."""
+
+    tries: dict[Ref, int] = field(default_factory=dict)
+    said: dict[Ref, str] = field(default_factory=dict)
+    due: dict[Ref, float | None] = field(default_factory=dict)  # None: never again
+
+    def failed(self, results: Mapping[Ref, StepResult], now: float) -> None:
+        for ref, result in results.items():
+            tries = self.tries.get(ref, 0)
+            again = tries < len(DELAYS) and result.errno not in FOR_GOOD
+            self.due[ref] = now + DELAYS[tries] if again else None
+            self.tries[ref] = tries + 1
+            self.said[ref] = result.error or "failed"
+
+    def succeeded(self, ref: Ref) -> None:
+        """A later step of the ref went well: what it said before is settled."""
+        for memory in (self.tries, self.said, self.due):
+            memory.pop(ref, None)
+
+    def held(self, now: float) -> Mapping[Ref, str]:
+        return {ref: self.said[ref] for ref, due in self.due.items() if due is None or due > now}
+
+    def next_due(self, now: float) -> float | None:
+        """Seconds until the next try; None: there is none."""
+        dues = [due for due in self.due.values() if due is not None]
+        return max(0.0, min(dues) - now) if dues else None
