@@ -13,11 +13,12 @@ import errno
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 from orchestrator.drivers.embedded import limits as values
 from orchestrator.drivers.embedded.devices import disk_number
-from orchestrator.drivers.embedded.hierarchies import CONTROLLERS, Hierarchies
+from orchestrator.drivers.embedded.hierarchies import CONTROLLERS, Hierarchies, systemd_runs
 from orchestrator.errors import HostError, StepError
 from orchestrator.model import codec
 from orchestrator.model.desired import IoLimit, Limits
@@ -44,15 +45,20 @@ class Cgroups:
 
     def base(self, controller: str | None = None) -> str:
         """Our folder in the hierarchy of `controller`; None: the v2 one. The only place that decides where we live."""
-        mount = self.host.unified
         if controller is not None and self.versions[controller] == 1:
-            mount = self.host.v1[controller]
-        if mount is None:
+            return f"{self.host.v1[controller]}/{self._layout.cgroup}"
+        if self.host.unified is None:
             raise HostError(
                 "no cgroup v2 hierarchy is mounted",
                 hint="mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with it",
             )
-        return f"{mount}/{self._layout.cgroup}"
+        return f"{self.host.unified}{self._unit}/{self._layout.cgroup}"
+
+    @cached_property
+    def _unit(self) -> str:
+        """Where systemd is PID 1 its tree is not ours to write to but below the supervisor's unit, which is delegated."""
+        name = f"orchestrator-{self._layout.instance}"
+        return f"/orchestrator.slice/{name}.slice/{name}.service" if systemd_runs() else ""
 
     def folder(self, names: Names, controller: str | None = None) -> str:
         return "/".join((self.base(controller), *names))
@@ -209,8 +215,22 @@ class Cgroups:
         path = os.path.dirname(self.base())  # noqa: PTH120
         for part in (self._layout.cgroup, *names):
             with contextlib.suppress(FileNotFoundError):
-                _write(f"{path}/cgroup.subtree_control", f"+{controller}")
+                try:
+                    _write(f"{path}/cgroup.subtree_control", f"+{controller}")
+                except OSError as error:
+                    if error.errno != errno.EBUSY or not self._unit:
+                        raise
+                    self._clear_unit(path)
+                    _write(f"{path}/cgroup.subtree_control", f"+{controller}")
             path = f"{path}/{part}"
+
+    def _clear_unit(self, unit: str) -> None:
+        """A cgroup passes controllers on only while no process is in itself: keeper and supervisor go to a leaf."""
+        _make(f"{unit}/supervisor")
+        while pids := _read(f"{unit}/cgroup.procs").split():
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    _write(f"{unit}/supervisor/cgroup.procs", pid.decode())
 
     def _make_v1(self, names: Names, controller: str) -> bool:
         path = self.folder(names, controller)

@@ -9,7 +9,6 @@ from __future__ import annotations
 # ruff: noqa: PTH101, PTH102
 import contextlib
 import errno
-import json
 import os
 import platform
 from collections.abc import Mapping
@@ -26,11 +25,11 @@ from orchestrator.errors import StepError
 from orchestrator.model import codec
 from orchestrator.model.desired import ContainerSpec, GroupSpec
 from orchestrator.model.ids import Incarnation, Kind
-from orchestrator.model.observed import Exit, Observation, Phase
+from orchestrator.model.observed import Observation, Phase
 from orchestrator.ports.driver import ExecRequest, Root, Roots, Volumes
 from orchestrator.ports.layout import Layout
 from orchestrator.supervisor.client import LaunchError, LogTarget, ProcessState, Supervisor
-from orchestrator.supervisor.records import exit_of
+from orchestrator.supervisor.records import read_exits
 from orchestrator.supervisor.seccomp import default_filter
 
 KILL_TIMEOUT = 10.0  # seconds that the kernel has to end what was killed
@@ -82,7 +81,6 @@ class Containers:
         names = (target.stack, group.id, target.id)
         self._supervisor.ensure()
         self.create(target)  # again where a creation was cut short
-        self._this_boot(record)
         self._cgroups.make(names, spec.limits)
         root = self._roots.root(_needed(record, Kind.ROOTFS))
         program = container_program(spec, group_spec, self._place(record, spec, root, names))
@@ -161,15 +159,9 @@ class Containers:
 
     def _unsupervised(self, record: Record, addresses: Mapping[str, str]) -> Observation:
         """What the supervisor does not know: never launched, of an earlier boot, or its process record was lost."""
-        exits = self._journaled(record.target)
-        if record.extra.get("boot") != self._records.boot_id:
-            # Times of another boot mean nothing now; only that a job is done is still true.
-            done = (record.spec or {}).get("job") is not None and bool(exits) and exits[-1].success
-            return (
-                record.observation(Phase.EXITED, exits=exits[-1:])
-                if done
-                else record.observation(Phase.CREATED)
-            )
+        exits = read_exits(self._journal(record.target))
+        if exits and not exits[-1].ended and (record.spec or {}).get("job") is None:
+            exits = ()  # an end of an earlier boot means something only for a job: it is done
         names = self._names(record)
         if self._cgroups.populated(names):
             return record.observation(
@@ -205,7 +197,7 @@ class Containers:
 
     @cached_property
     def _seccomp(self) -> str:
-        return default_filter()
+        return default_filter(self._layout.state / "seccomp")
 
     @cached_property
     def _masked(self) -> tuple[str, ...]:
@@ -219,26 +211,6 @@ class Containers:
 
     def _journal(self, target: Incarnation) -> str:
         return os.fspath(self._records.folder(target) / "exits.jsonl")
-
-    def _journaled(self, target: Incarnation) -> tuple[Exit, ...]:
-        try:
-            with open(self._journal(target), "rb") as file:
-                lines = file.read().splitlines()[-16:]
-        except OSError:
-            return ()
-        found = []
-        for line in lines:
-            with contextlib.suppress(ValueError, LookupError, TypeError):  # the last line may be torn
-                found.append(exit_of(json.loads(line)))
-        return tuple(found)
-
-    def _this_boot(self, record: Record) -> None:
-        """Exits of an earlier boot end here: their times would confuse the restart policy."""
-        if record.extra.get("boot") == self._records.boot_id:
-            return
-        with contextlib.suppress(FileNotFoundError):
-            Path(self._journal(record.target)).unlink()
-        self._records.rewrite(record.target, extra={"boot": self._records.boot_id})
 
     def _names(self, record: Record) -> Names:
         return record.target.stack, _needed(record, Kind.GROUP).id, record.target.id

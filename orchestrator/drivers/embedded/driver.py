@@ -79,7 +79,7 @@ class EmbeddedDriver:
         return tuple(found)
 
     def create(self, target: Incarnation, spec: Spec, bound: Sequence[Bound]) -> None:
-        self._records.write(target, spec, bound, {"boot": self._records.boot_id})
+        self._records.write(target, spec, bound)
         if target.ref.kind is Kind.CONTAINER:
             self._containers.create(target)
 

@@ -136,10 +136,6 @@ class Groups:
             private_folders(self._layout.run, folder)
             for kind in SHARED:
                 os.close(os.open(f"{folder}/{kind}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            fd = os.open(f"{folder}/hostname", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-            with open(fd, "w") as file:
-                os.fchmod(fd, 0o644)
-                file.write(f"{spec.hostname}\n")
         except OSError as error:
             raise StepError.of("cannot make the group's folder", error) from error
         self._supervisor.run(group_program(spec, folder))
