@@ -6,12 +6,14 @@ scalar takes a `${VAR}` too, so the JSON Schema of each allows a string with `${
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, GetJsonSchemaHandler, PlainValidator, WithJsonSchema
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from orchestrator.manifest import scalars
 from orchestrator.manifest.codes import Code
@@ -90,6 +92,19 @@ def dependencies(value: Any) -> Any:
                 f"expects a list of names, or NAME: CONDITION, found {scalars.describe(each)} in the list",
             )
     return dict.fromkeys(value, "started")
+
+
+@dataclass(frozen=True, slots=True)
+class AlsoAs:
+    """Another form that the JSON Schema of a field allows; None: one item where the list stands."""
+
+    schema: Mapping[str, Any] | None
+
+    def __get_pydantic_json_schema__(
+        self, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        usual = handler(core)
+        return {"anyOf": [usual["items"] if self.schema is None else dict(self.schema), usual]}
 
 
 ONE_OR_LIST = BeforeValidator(_one_or_list)

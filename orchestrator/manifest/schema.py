@@ -66,7 +66,7 @@ class Limits(Part):
     pids: f.Pids | None = Field(
         None, description="Most processes and threads; 4096 by default for a container."
     )
-    io: Annotated[tuple[Io, ...], f.IO_FORM] = Field(
+    io: Annotated[tuple[Io, ...], f.IO_FORM, f.AlsoAs(None)] = Field(
         (), description="Limits of block devices: one mapping or a list of them."
     )
 
@@ -76,7 +76,12 @@ class Rootfs(Part):
 
     kind = "rootfs"
     forms: ClassVar[Forms] = ({"const": "host"}, f.VARIABLE)
-    model_config = ConfigDict(json_schema_extra=_required_one("directory", "archive"))
+    model_config = ConfigDict(
+        json_schema_extra={
+            **_required_one("directory", "archive"),
+            "dependentRequired": {"archive": ["sha256"]},
+        }
+    )
     hidden = frozenset({"host", "name"})
     host: bool = Field(False, description="The short form `host`.")
     name: str | None = Field(None, description="The short form of a container: a name.")
@@ -371,6 +376,7 @@ class Dependency(Part):
 Dependencies = Annotated[
     dict[str, Dependency],
     BeforeValidator(f.dependencies),
+    f.AlsoAs({"type": "array", "items": _STRING}),
 ]
 
 
@@ -399,6 +405,12 @@ def _env(value: Any) -> Any:
 class ContainerKeys(Part):
     """What a container runs, and how."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "patternProperties": {"^x-": {}},
+            "anyOf": [{"required": ["command"]}, {"required": ["entrypoint"]}],
+        }
+    )
     rootfs: RootfsHere = Field(
         description="The name of a rootfs of this stack, `host` (this machine's own /usr, read-only), or one written here.",
         examples=["base", {"directory": "./rootfs/site"}],
@@ -534,7 +546,9 @@ class Group(GroupKeys):
         description="What must hold before its containers start.",
         examples=[{"db": "healthy"}],
     )
-    containers: dict[f.Name, Container] = Field(description="The containers by name.")
+    containers: dict[f.Name, Container] = Field(
+        description="The containers by name.", json_schema_extra={"minProperties": 1}
+    )
 
     @model_validator(mode="after")
     def _holds(self) -> Group:
