@@ -188,7 +188,7 @@ def _enter(
         flags = sum(processes.NAMESPACES[kind] for kind in kinds)
         processes.setns(pidfd, flags, about="the container's namespaces")
         os.close(pidfd)
-        pid, child = processes.clone3(processes.CLONE_PARENT, signal=0)
+        pid, child = processes.clone3(processes.CLONE_PARENT, ends=0)
         if pid:
             os.close(child)
             _write(report, {"pid": pid})
@@ -210,9 +210,7 @@ def _settle(host: Host, keep: set[int], stdio: Sequence[int]) -> None:
     processes.close_others(keep)
     sys.meta_path.clear()  # nothing is ever imported from inside a root
     sys.path_hooks.clear()
-    for number in signal.valid_signals():
-        if signal.getsignal(number) == signal.SIG_IGN:  # Python ignores PIPE and XFSZ; execve(2) keeps that
-            signal.signal(number, signal.SIG_DFL)
+    processes.default_signals()  # Python ignores PIPE and XFSZ
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if stdio:
         os.setsid()

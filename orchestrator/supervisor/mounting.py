@@ -44,6 +44,13 @@ def private_mounts(context: Context, each: ops.PrivateMounts) -> None:
 
 
 def mount_overlay(context: Context, each: ops.MountOverlay) -> None:
+    if each.upper is None and len(each.lowers) == 1:  # an overlay of one layer is refused by the kernel
+        with naming("open", each.target):
+            point = os.open(each.target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        tree = mounts.open_tree(mounts.AT_FDCWD, each.lowers[0])
+        mounts.set_attributes(tree, ("ro",), about=each.lowers[0])
+        _attach(tree, point, each.target)
+        return
     options = "lowerdir=" + ":".join(_escaped(lower) for lower in each.lowers)
     if each.upper is not None:
         options += f",upperdir={_escaped(each.upper)},workdir={_escaped(each.work or '')}"
@@ -109,10 +116,7 @@ def mount_filesystem(context: Context, each: ops.MountFilesystem) -> None:
 
 
 def mount_bind(context: Context, each: ops.MountBind) -> None:
-    try:
-        tree = mounts.open_tree(-100, each.source, recursive=each.recursive)  # AT_FDCWD
-    except CallError as error:
-        raise CallError(error.errno or errno.EIO, "open_tree", each.source) from error
+    tree = mounts.open_tree(mounts.AT_FDCWD, each.source, recursive=each.recursive)
     folder = stat.S_ISDIR(os.fstat(tree).st_mode)
     if each.flags:
         mounts.set_attributes(tree, each.flags, recursive=each.recursive, about=each.source)

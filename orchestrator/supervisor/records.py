@@ -1,4 +1,4 @@
-"""Exits in the model's words: from the dicts of the wire and of journals. For clients; the supervisor itself knows no model.
+"""Exits in the model's words, from the dicts of the wire and of journals. For clients; the supervisor knows no model.
 
 In: JSON data. Out: `Exit` values.
 """

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 # name -> (x86_64, aarch64); from 424 on the numbers are common to all architectures (syscalls(2))
 _NUMBERS = {
+    "rt_sigaction": (13, 134),
     "setns": (308, 268),
     "unshare": (272, 97),
     "mount": (165, 40),

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import signal
 import struct
 
 from orchestrator.supervisor.kernel import CallError, call
@@ -41,14 +42,14 @@ _PIDFD_GET_INFO = 0xC040FF0B
 _LAST = 0xFFFFFFFF
 
 
-def clone3(flags: int, *, cgroup: int | None = None, signal: int = 17) -> tuple[int, int]:
+def clone3(flags: int, *, cgroup: int | None = None, ends: int = 17) -> tuple[int, int]:
     """clone3(2) like fork: (pid, pidfd) in the parent, (0, -1) in the child. `cgroup`: a v2 folder's descriptor.
 
-    `signal` is sent to the parent at the end (SIGCHLD); 0 with CLONE_PARENT, which takes the caller's own.
+    `ends` is the signal sent to the parent at the end (SIGCHLD); 0 with CLONE_PARENT, which takes the caller's own.
     """
     pidfd = ctypes.c_int(-1)
     flags |= CLONE_PIDFD | (CLONE_INTO_CGROUP if cgroup is not None else 0)
-    fields = (flags, ctypes.addressof(pidfd), 0, 0, signal, 0, 0, 0, 0, 0, cgroup or 0)
+    fields = (flags, ctypes.addressof(pidfd), 0, 0, ends, 0, 0, 0, 0, 0, cgroup or 0)
     arguments = ctypes.create_string_buffer(_CLONE_ARGS.pack(*fields), _CLONE_ARGS.size)
     pid = call("clone3", arguments, _CLONE_ARGS.size, about=f"flags {flags:#x}")
     return pid, pidfd.value if pid else -1
@@ -97,6 +98,14 @@ def pidfd_exit(pidfd: int) -> int | None:
         return None
     mask, *_, status = _PIDFD_INFO.unpack_from(buffer)
     return int(status) if mask & _PIDFD_INFO_EXIT else None
+
+
+def default_signals() -> None:
+    """Every ignored signal back to its default disposition: execve(2) would keep it ignored. 32 and 33 are hidden by the C
+    library (nptl(7)), and may be inherited ignored."""
+    for number in (*signal.valid_signals(), 32, 33):
+        if number in (32, 33) or signal.getsignal(number) == signal.SIG_IGN:
+            call("rt_sigaction", int(number), bytes(32), None, 8, about=f"signal {number}")
 
 
 def close_others(keep: set[int]) -> None:
