@@ -42,7 +42,9 @@ class Diagnostic:
 
 def render(diagnostics: Iterable[Diagnostic], sources: Mapping[str, str]) -> str:
     """The diagnostics as text; `sources` maps a file's name to its content, for the source lines."""
-    lines = {name: text.splitlines() for name, text in sources.items()}
+    diagnostics = tuple(diagnostics)
+    shown = {span.file for each in diagnostics for span in (each.span, *(where for where, _ in each.related)) if span}
+    lines = {name: text.splitlines() for name, text in sources.items() if name in shown}
     return "\n".join(_block(each, lines) for each in diagnostics)
 
 
@@ -63,7 +65,8 @@ def _excerpt(span: Span, word: str | None, lines: Mapping[str, list[str]]) -> li
     if not 1 <= span.line <= len(text):
         return [*out, f"   = {word}"] if word else out
     margin = " " * len(str(span.line))
-    source = text[span.line - 1].replace("\t", " ").rstrip()
+    # one column a character; what a terminal would act on is not shown
+    source = "".join(each if each.isprintable() else " " for each in text[span.line - 1]).rstrip()
     width = max(1, min(span.width, len(source) - span.column + 1))
     marks = " " * (span.column - 1) + "^" * width
     out += [f"{margin} |", f"{span.line} | {source}", f"{margin} | {marks}{' ' + word if word else ''}"]

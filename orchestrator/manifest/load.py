@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ Sources = Mapping[str, str]
 class Manifest:
     """One stack as written. `root` holds the places; `folders` the absolute folder of each file, for relative paths.
 
-    `env_files`: absolute path -> entries. `partial`: parts with errors were left out, so that `resolve` can find more of
-    them; it is not to be applied.
+    `env_files`: absolute path -> entries. `failed`: there are errors, so that it is not to be applied; `resolve`
+    only looks for more of them. `partial`: because of errors parts were left out.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Manifest:
     folders: Mapping[str, str]
     env_files: Mapping[str, tuple[EnvEntry, ...]] = field(default_factory=dict)
     partial: bool = False
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +65,10 @@ def load(paths: Sequence[str], env: Mapping[str, str], *, stdin: str | None = No
         for path in paths:
             reading.path(path)
         manifests = [each for group in reading.stacks() if (each := _manifest(group, reading)) is not None]
+    # Files of one command belong together: none is applied while another has errors.
+    failed = any(each.severity is Severity.ERROR for each in reading.problems)
     return Loaded(
-        manifests=tuple(manifests),
+        manifests=tuple(replace(each, failed=failed) for each in manifests),
         sources=reading.sources,
         diagnostics=by_place(reading.problems, tuple(reading.sources)),
     )

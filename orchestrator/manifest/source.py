@@ -183,7 +183,7 @@ class _Builder:
         if event.tag is not None and not (event.tag == "" and event.implicit):
             self._problem(
                 Code.TAG,
-                f'the tag "{event.tag}" is not allowed',
+                f'the tag "{_shown_tag(event.tag)}" is not allowed',
                 node,
                 "remove the tag; quote the value if it is text",
             )
@@ -357,6 +357,10 @@ class _Builder:
         return Rejected(Diagnostic(code=code, message=message, span=node.span, hint=hint))
 
 
+def _shown_tag(tag: str) -> str:
+    return tag.replace("tag:yaml.org,2002:", "!!")
+
+
 def _too_large(message: str, span: Span | None) -> Rejected:
     return Rejected(
         Diagnostic(
@@ -380,6 +384,7 @@ def _unreadable(file: str, text: str) -> Diagnostic:
 
 
 _HINTS = (
+    ("tab character", "indent with spaces, not with tabs"),
     ("\\t", "indent with spaces, not with tabs"),
     ("mapping values are not allowed", 'quote a value that holds ": ", and check the indentation'),
     ("could not find expected ':'", "write KEY: VALUE; check the indentation and the line before"),

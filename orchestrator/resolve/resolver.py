@@ -43,11 +43,11 @@ from orchestrator.resolve.units import Unit, ref_of, units_of
 
 
 def resolve(manifest: Manifest) -> tuple[Stack | None, tuple[Diagnostic, ...]]:
-    """The stack, or None and why not. A partial manifest gives diagnostics alone."""
+    """The stack, or None and why not. A failed manifest gives diagnostics alone."""
     report = Report(manifest)
     with no_collection():
         stack = _Resolving(manifest, report).stack()
-    failed = bool(report.found) or manifest.partial
+    failed = bool(report.found) or manifest.failed
     return (None if failed else stack), by_place(report.found, tuple(manifest.folders))
 
 
