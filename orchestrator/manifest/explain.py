@@ -5,13 +5,13 @@ In: a `ValidationError` and the node tree of what was validated. Out: diagnostic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from orchestrator.diagnostics import Diagnostic
+from orchestrator.diagnostics import Diagnostic, Span
 from orchestrator.manifest.codes import Code
 from orchestrator.manifest.scalars import describe
 from orchestrator.manifest.source import Broken, Node
@@ -19,6 +19,7 @@ from orchestrator.manifest.source import Broken, Node
 Path = tuple[str | int, ...]
 
 _CODES = frozenset(Code)
+_KEYS = (Code.UNKNOWN_KEY, Code.NOT_YET, Code.COMPOSE_KEY)
 _WANTED = {"dict_type": "a mapping", "list_type": "a list", "tuple_type": "a list"}
 _MISSING = {
     "stack": "write stack: NAME at the top; the name never comes from the folder",
@@ -35,14 +36,29 @@ _LIST_FORM = {
 }
 
 
-def explain(error: ValidationError, root: Node) -> list[Diagnostic]:
-    """Every error once; nothing about values of which something was said already."""
+def explain(error: ValidationError, root: Node, said: Sequence[Diagnostic]) -> list[Diagnostic]:
+    """Every error once; nothing about values of which something was `said` already."""
+    keys = {each.span: each.hint or "" for each in said if each.code in _KEYS}
     found = (
         _diagnostic(each, root)
         for each in error.errors(include_url=False)
-        if not isinstance(each["input"], Broken)
+        if not isinstance(each["input"], Broken) and not _follows(each, root, keys)
     )
     return list(dict.fromkeys(found))
+
+
+def _follows(each: ErrorDetails, root: Node, keys: Mapping[Span | None, str]) -> bool:
+    """Whether a key is missing only because it was written by another name (`image` for `rootfs`)."""
+    if each["type"] not in ("missing", Code.MISSING_KEY, Code.COMBINATION) or not keys:
+        return False
+    node = root
+    for part in existing(root, each["loc"]):
+        node = node.entries[str(part)][1] if node.entries is not None else (node.items or [])[int(part)]
+    hints = [keys[key.span] for key, _ in (node.entries or {}).values() if key.span in keys]
+    if each["type"] == Code.COMBINATION:
+        return bool(hints) and "found" not in each["msg"]
+    missing = str(each["loc"][-1]) if each["type"] == "missing" else each["msg"].rpartition(" ")[2]
+    return any(f"{missing}:" in hint or f'"{missing}"' in hint for hint in hints)
 
 
 def existing(root: Node, loc: Sequence[str | int]) -> Path:

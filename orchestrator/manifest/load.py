@@ -259,7 +259,7 @@ def _validated(root: Node, problems: list[Diagnostic]) -> tuple[StackFile | None
     try:
         return StackFile.model_validate(root.data, context=problems), len(problems) > before
     except ValidationError as error:
-        problems += explain(error, root)
+        problems += explain(error, root, problems[before:])
         rest = _without(
             root.data, [existing(root, each["loc"]) for each in error.errors() if each["type"] != "missing"]
         )
