@@ -15,6 +15,7 @@ from orchestrator.control.outcome import Again, Settled, Stalled
 from orchestrator.control.probes import HealthChange, Prober, targets
 from orchestrator.control.reconciler import Pass, Planned, Reconciler, Stepped
 from orchestrator.control.retries import Attempts
+from orchestrator.errors import OrchestratorError
 from orchestrator.model.ids import Ref
 from orchestrator.plan.changes import Policy, Verb
 
@@ -25,11 +26,12 @@ SAME_UPDATES = 3
 
 
 class Ends(Protocol):
-    """Tells that some process ended: the descriptor `changes()` is readable from then until `drain()`."""
+    """Tells that some process ended: the descriptor `changes()` is readable from then until `drain()`, which is False
+    when the descriptor is gone and must be asked for again."""
 
     def changes(self) -> int: ...
 
-    def drain(self) -> object: ...
+    def drain(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,7 @@ class _Follower:
         self.reconciler, self.following, self.prober, self.ends = reconciler, following, prober, ends
         self.clock = reconciler.clock
         # Before the first pass: an end between its look at the world and the wait must not be missed.
-        self.ends_fd = ends.changes() if ends else None
+        self.ends_fd = self._subscribe()
         self.deadline = None if following.timeout is None else self.clock() + following.timeout
         self.policy = following.policy
         self.attempts = Attempts()
@@ -169,16 +171,27 @@ class _Follower:
             case Settled():
                 return {}
 
+    def _subscribe(self) -> int | None:
+        """None while nobody can tell: before the first container there may be no supervisor."""
+        try:
+            return self.ends.changes() if self.ends else None
+        except (OrchestratorError, OSError):
+            return None
+
     def _wait(self, done: Pass) -> Iterator[HealthChange]:
         """Until a process ends, health changes, or a deadline comes."""
         after = done.outcome.after if isinstance(done.outcome, Again) and not done.failed else None
         bounds = [
-            LOOK_ANYWAY if self.ends else WITHOUT_ENDS,
+            WITHOUT_ENDS if self.ends_fd is None else LOOK_ANYWAY,
             after,
             self.attempts.next_due(self.clock()),
             self._left(),
         ]
         until = self.clock() + min(bound for bound in bounds if bound is not None)
+        if self.ends and self.ends_fd is None:
+            self.ends_fd = self._subscribe()
+            if self.ends_fd is not None:
+                return  # look once more: something may have ended before anybody listened
         poll = select.poll()
         poll.register(self.prober.fileno(), select.POLLIN)
         if self.ends_fd is not None:
@@ -186,8 +199,8 @@ class _Follower:
         while not self.following.cancelled():
             left = until - self.clock()
             ready = poll.poll(max(0.0, min(left, SLICE)) * 1000)
-            if self.ends and any(fd == self.ends_fd for fd, _ in ready):
-                self.ends.drain()
+            if self.ends and any(fd == self.ends_fd for fd, _ in ready) and not self.ends.drain():
+                self.ends_fd = None
             for change in self.prober.drain():
                 if change.old is not change.new:
                     yield change
