@@ -85,8 +85,9 @@ def _trail(graph: nx.DiGraph[Ref], start: Ref, knot: set[Ref]) -> list[Ref]:
 
 def _diagnostic(stack: Stack, trail: list[Ref]) -> Diagnostic:
     names = collapse([user_name(stack, ref) for ref in trail])
-    if len(names) == 1:
-        names = collapse([user_name(stack, ref, inner=True) for ref in trail])
+    if len(names) == 1:  # all in one group: name its containers; a name that needs itself stands twice
+        names = collapse([user_name(stack, ref, inner=len(trail) > 2) for ref in trail])
+        names = names * 2 if len(names) == 1 else names
     related: dict[Span, str] = {}
     for ref, target in pairwise(trail):
         span = place_of_need(stack, ref, target)
