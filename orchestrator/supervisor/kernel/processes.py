@@ -35,7 +35,7 @@ _CLONE_ARGS = struct.Struct(
     "=11Q"
 )  # flags pidfd child_tid parent_tid exit_signal stack size tls set_tid size cgroup
 _PIDFD_INFO = struct.Struct(
-    "=QQ12Ii"
+    "=QQ11Ii"
 )  # linux/pidfd.h: mask, cgroupid, pid..fsgid, exit_code; 64 bytes with padding
 _PIDFD_INFO_EXIT = 1 << 3
 _PIDFD_GET_INFO = 0xC040FF0B
