@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from orchestrator.drivers.network.driver import NetworkDriver
-from orchestrator.drivers.network.namespace import entered
+from orchestrator.drivers.network.namespace import entered, set_sysctl
 from orchestrator.model.desired import NetworkSpec, Publish, ServiceSpec
 from orchestrator.model.ids import Incarnation, Kind, Ref
 from orchestrator.ports.driver import Attachment
@@ -39,8 +39,21 @@ class Wire:
         self.host, self.outside = self._add("host"), self._add("outside")
         self.groups = [self._add(f"g{number}") for number in range(groups)]
         with entered(self.host):
+            set_sysctl("ipv4/ip_forward", "0")  # a new namespace takes over the machine's
             run("ip", "link", "set", "lo", "up")
-            run("ip", "link", "add", "up0", "type", "veth", "peer", "name", "up0", "netns", f"{self._mark}-outside")
+            run(
+                "ip",
+                "link",
+                "add",
+                "up0",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "up0",
+                "netns",
+                f"{self._mark}-outside",
+            )
             run("ip", "address", "add", f"{HOST}/24", "dev", "up0")
             run("ip", "link", "set", "up0", "up")
         with entered(self.outside):

@@ -143,7 +143,9 @@ def test_an_address_without_a_group_refuses_at_once(host: Machine) -> None:
     assert not isinstance(caught.value, TimeoutError)
 
 
-def test_ports_on_127_0_0_1_reach_tcp_udp_and_ranges_from_the_host_alone(host: Machine, server: Serve) -> None:
+def test_ports_on_127_0_0_1_reach_tcp_udp_and_ranges_from_the_host_alone(
+    host: Machine, server: Serve
+) -> None:
     host.network("front", "web", "web-1")
     web = host.group("web-1", "front")
     server(web, "tcp", 80)

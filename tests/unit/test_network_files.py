@@ -1,0 +1,54 @@
+"""hosts and resolv.conf as text, and written in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.drivers.network import files
+
+
+def test_hosts_names_every_member_of_every_network_once() -> None:
+    front = {"web": "10.87.0.2", "web-1": "10.87.0.3"}
+    back = {"web-1": "10.87.1.2", "db-1": "10.87.1.3"}
+    assert files.hosts("web-1", "10.87.0.3", [front, back]) == (
+        "127.0.0.1 localhost\n10.87.0.3 web-1\n10.87.0.2 web\n10.87.1.2 web-1\n10.87.1.3 db-1\n"
+    )
+
+
+def test_a_hostname_of_its_own_comes_beside_the_instances_name() -> None:
+    text = files.hosts("shop.example", "10.87.0.3", [{"web-1": "10.87.0.3"}])
+    assert text == "127.0.0.1 localhost\n10.87.0.3 shop.example\n10.87.0.3 web-1\n"
+
+
+def test_dns_is_the_users_else_the_hosts_else_the_gateway_else_a_word() -> None:
+    assert files.resolv_conf(("192.0.2.1",), ("192.0.2.2",), "10.87.0.1") == "nameserver 192.0.2.1\n"
+    assert files.resolv_conf((), ("192.0.2.2", "192.0.2.3"), "10.87.0.1") == (
+        "nameserver 192.0.2.2\nnameserver 192.0.2.3\n"
+    )
+    assert files.resolv_conf((), (), "10.87.0.1") == "nameserver 10.87.0.1\n"
+    assert files.resolv_conf((), (), None) == "# no name server: none is reachable from here\n"
+
+
+def test_the_hosts_name_servers_without_loopback_and_ipv6(tmp_path: Path) -> None:
+    stub, upstream = tmp_path / "stub", tmp_path / "upstream"
+    stub.write_text("# made by\nnameserver 127.0.0.53\noptions edns0\nsearch example.org\n")
+    upstream.write_text("nameserver 192.0.2.53\nnameserver fe80::1\nnameserver nonsense\nnameserver\n")
+    assert files.name_servers((str(stub), str(upstream))) == (("192.0.2.53",), None)
+    assert files.name_servers((str(stub), str(tmp_path / "none"))) == ((), "127.0.0.53")
+    assert files.name_servers((str(tmp_path / "none"),)) == ((), None)
+
+
+def test_a_file_is_written_on_the_same_inode_and_shrinks(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    files.write(path, "one line\nand another\n")
+    inode = path.stat().st_ino
+    files.write(path, "one\n")
+    assert (path.read_text(), path.stat().st_ino, path.stat().st_mode & 0o777) == ("one\n", inode, 0o644)
+
+
+def test_an_unchanged_file_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    files.write(path, "one\n")
+    before = path.stat().st_mtime_ns
+    files.write(path, "one\n")
+    assert path.stat().st_mtime_ns == before
