@@ -189,7 +189,11 @@ EnvName = Annotated[
     WithJsonSchema({"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_.-]*$"}),
 ]
 EnvValue = Annotated[str, reading(scalars.env_value), WithJsonSchema(_WORD)]
-UlimitName = Annotated[str, reading(scalars.ulimit_name), WithJsonSchema({"enum": sorted(scalars.ULIMITS)})]
+UlimitName = Annotated[
+    str,
+    reading(scalars.ulimit_name),
+    WithJsonSchema({"type": "string", "pattern": f"^({'|'.join(sorted(scalars.ULIMITS))})$"}),
+]
 UlimitBound = Annotated[
     int,
     reading(scalars.ulimit),

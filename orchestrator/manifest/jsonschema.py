@@ -55,3 +55,7 @@ def _never_null(schema: dict[str, Any]) -> dict[str, Any]:
         return schema
     rest = {key: each for key, each in schema.items() if key != "anyOf"}
     return {**options[0], **rest} if len(options) == 1 else {"anyOf": options, **rest}
+
+
+if __name__ == "__main__":
+    print(text(), end="")
