@@ -24,8 +24,13 @@ def join_cgroup(context: Context, each: ops.JoinCgroup) -> None:
 
 
 def join(path: str) -> None:
-    """Move this process into the cgroup folder `path`."""
-    procs = f"{path}/cgroup.procs"
+    """Move this process, which has one thread, into the cgroup folder `path`.
+
+    By v1's `tasks` where there is one: for a lone thread that moves itself the kernel takes no lock over all processes,
+    and so waits for no RCU grace period (0.04 ms instead of 10 ms; kernel/cgroup/cgroup.c, cgroup_procs_write_start).
+    """
+    tasks = f"{path}/tasks"
+    procs = tasks if os.path.exists(tasks) else f"{path}/cgroup.procs"
     with naming("write", procs):
         fd = os.open(procs, os.O_WRONLY | os.O_CLOEXEC)
         try:
