@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from orchestrator.state.store import Store
 
 LOOKED_AT = frozenset({Kind.GROUP, Kind.CONTAINER})
-AT_ONCE = 8  # driver calls in flight; most of a start is waiting for the supervisor and the kernel
 PROBE_OUTPUT = 1024
 
 
@@ -43,11 +42,15 @@ def boot_clock() -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """What an App acts on: a driver of every kind, the one that runs containers, and who tells of ended processes."""
+    """What an App acts on: a driver of every kind, the one that runs containers, and who tells of ended processes.
+
+    `at_once`: driver calls in flight; most of a start is waiting for the supervisor and the kernel.
+    """
 
     drivers: Mapping[Kind, Driver]
     runtime: Runtime
     ends: Ends | None = None
+    at_once: int = 8
 
 
 def embedded(layout: Layout) -> World:
@@ -190,7 +193,7 @@ class App:
 
         with (
             self._open_store() as store,
-            ThreadPoolExecutor(AT_ONCE, thread_name_prefix="step") as pool,
+            ThreadPoolExecutor(self.world.at_once, thread_name_prefix="step") as pool,
             Prober(clock=self._clock, run_command=probing(self.runtime)) as prober,
         ):
             reconciler = Reconciler(

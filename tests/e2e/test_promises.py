@@ -38,7 +38,12 @@ def test_quickstart_answers_from_every_replica_on_loopback(stage: Stage) -> None
 def test_networks_keep_strangers_apart(stage: Stage) -> None:
     stage.run("apply", "-f", "networks.yaml", PORT="18081")
     assert stage.curl("http://127.0.0.1:18081/").code == 0
-    reach = "import socket,sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)"
+    reach = """import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)
+except OSError:
+    sys.exit(1)
+"""
     stage.run("exec", "edge", "/usr/bin/python3", "-c", reach, "api", "8000")
     stage.run("exec", "visitor", "/usr/bin/python3", "-c", reach, "edge", "80")
     api = stage.ps()["container/api-1/api"]["address"]

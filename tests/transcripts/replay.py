@@ -1,7 +1,7 @@
 """Golden transcripts: commands and what they print, replayed on the fake driver.
 
-A transcript is a text of `$ orchestrator ...` lines with their output (stdout and stderr as they come), `[exit N]` where N is
-not 0, and `# ...` lines that explain. `$ edit FILE: OLD => NEW` changes a file. Set UPDATE_TRANSCRIPTS=1 to write
+A transcript is a text of `$ orchestrator ...` lines with their output (stdout and stderr as they come), `[exit N]` where
+N is not 0, and `# ...` lines that explain. `$ edit FILE: OLD => NEW` changes a file. Set UPDATE_TRANSCRIPTS=1 to write
 what is printed now, and read the difference as you would read code.
 """
 

@@ -24,7 +24,12 @@ def test_table_aligns_columns_and_leaves_the_last_one_ragged() -> None:
         ("health.interval", 0.5, "500ms"),
         ("limits.memory", None, "(none)"),
         ("init", True, "true"),
-        ("command", ["sh", "-c", "true"], '["sh", "-c", "true"]'),
+        ("command", ["sh", "-c", "true"], "[sh, -c, true]"),
+        (
+            "mounts",
+            [{"type": "TmpfsMount", "target": "/tmp", "size": 1 << 20}],
+            "[{target: /tmp, size: 1MiB}]",
+        ),
         ("env.WORD", "", '""'),
     ],
 )
@@ -36,8 +41,14 @@ def test_value_cannot_drive_the_terminal() -> None:
     assert text.value("env.X", "a\x1b[31mb\n") == r"a\x1b[31mb\n"
 
 
+def test_change_of_a_list_shows_what_differs() -> None:
+    same, old, new = {"target": "/a"}, {"target": "/b"}, {"target": "/c"}
+    assert text.change("mounts", [same, old], [same, new]) == "[{target: /b}] -> [{target: /c}]"
+    assert text.change("mounts", [same, old], [same]) == "[{target: /b}] -> (none)"
+
+
 def test_long_value_is_cut() -> None:
-    assert len(text.value("env.X", "x" * 500)) == 60
+    assert len(text.value("env.X", "x" * 500)) == 80
 
 
 @pytest.mark.parametrize(

@@ -57,16 +57,12 @@ def status(app: App, stack: str | None = None) -> tuple[StackStatus, ...]:
         raise UsageError(
             f"no stack is called {stack!r}", hint=f"there are: {', '.join(sorted(names)) or 'none'}"
         )
-    chosen = sorted(names) if stack is None else [stack]
-    return tuple(
-        StackStatus(
-            name=name, revision=app.revision(name), containers=containers(app.observe_containers(name))
-        )
-        for name in chosen
-    )
+    found = _all(app, names if stack is None else [stack])
+    return tuple(each for each in found if stack or each.revision or each.containers)
 
 
 def lines(app: App) -> tuple[StackLine, ...]:
+    """One for each stack, also for those that were deleted and whose volumes stay."""
     return tuple(
         StackLine(
             name=each.name,
@@ -75,8 +71,17 @@ def lines(app: App) -> tuple[StackLine, ...]:
             running=sum(row.phase is Phase.RUNNING for row in each.containers),
             unhealthy=sum(row.health is Health.UNHEALTHY for row in each.containers),
         )
-        for each in status(app)
+        for each in _all(app, app.stacks())
     )
+
+
+def _all(app: App, names: Iterable[str]) -> list[StackStatus]:
+    return [
+        StackStatus(
+            name=name, revision=app.revision(name), containers=containers(app.observe_containers(name))
+        )
+        for name in sorted(names)
+    ]
 
 
 def containers(observed: Iterable[Observation]) -> tuple[ContainerStatus, ...]:

@@ -81,8 +81,7 @@ def _change(terminal: Terminal, change: Change, width: int) -> Iterator[str]:
 
 
 def _field(field: FieldChange) -> tuple[str, str, str]:
-    old, new = text.value(field.name, field.old), text.value(field.name, field.new)
-    return field.name, f"{old} -> {new}", _place(field.place)
+    return field.name, text.change(field.name, field.old, field.new), _place(field.place)
 
 
 def _place(place: Span | None) -> str:

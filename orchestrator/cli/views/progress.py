@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from orchestrator.cli.commands.ending import Ended
@@ -99,7 +100,9 @@ def _health(terminal: Terminal, change: HealthChange) -> None:
 
 def _waiting(terminal: Terminal, pending: Mapping[Ref, str], told: Mapping[Ref, str]) -> dict[Ref, str]:
     for ref, reason in pending.items():
-        if told.get(ref) != reason and ref.kind is Kind.CONTAINER and "is not healthy yet" not in reason:
+        # Numbers count down; being young, starting and failing were told by other lines.
+        same = re.sub(r"\d+", "", told.get(ref, "")) == re.sub(r"\d+", "", reason)
+        if not same and ref.kind is Kind.CONTAINER and reason.startswith(("waits", "restarts", "gave up")):
             _line(terminal, ref, reason, "soft")
     return {**told, **pending}
 
@@ -111,7 +114,7 @@ def _line(terminal: Terminal, ref: Ref, what: str, style: str) -> None:
 def _reasons(terminal: Terminal, ended: Ended) -> None:
     for ref, reason in ended.reasons.items():
         terminal.complain(f"{terminal.paint('!', 'bad', err=True)} {ref}: {text.printable(reason)}")
-        if ref.kind is Kind.CONTAINER and ended.code is ExitCode.FAILED:
+        if ref.kind is Kind.CONTAINER and ended.code is ExitCode.FAILED and not reason.startswith("waits"):
             terminal.complain(f"  see `orchestrator logs {ended.status.name}:{ref.name}`")
 
 

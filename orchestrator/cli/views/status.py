@@ -46,7 +46,13 @@ def show_list(terminal: Terminal, stacks: Sequence[StackLine]) -> None:
         terminal.out("no stacks here: `orchestrator apply -f FILE` makes one")
         return
     rows = [
-        (each.name, _revision(each.revision), str(each.containers), str(each.running), str(each.unhealthy))
+        (
+            each.name,
+            _revision(each.revision, "deleted"),
+            str(each.containers),
+            str(each.running),
+            str(each.unhealthy),
+        )
         for each in stacks
     ]
     terminal.out(text.table(("STACK", "REVISION", "CONTAINERS", "RUNNING", "UNHEALTHY"), rows))
@@ -73,8 +79,8 @@ def _title(stack: StackStatus) -> str:
     return f"{stack.name}  revision {_revision(stack.revision)}"
 
 
-def _revision(number: int | None) -> str:
-    return "-" if number is None else str(number)
+def _revision(number: int | None, none: str = "-") -> str:
+    return none if number is None else str(number)
 
 
 def _row(each: ContainerStatus) -> tuple[str, ...]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _BYTES = frozenset({"memory", "memory_high", "swap", "max_size", "size", "read_bps", "write_bps"})
 _SECONDS = frozenset({"interval", "timeout", "start_period", "grace"})
-_WIDEST = 60
+_WIDEST = 80
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -55,9 +54,26 @@ def value(name: str, data: Any) -> str:
         return size(data)
     if isinstance(data, int | float) and last in _SECONDS:
         return duration(data)
-    if isinstance(data, str):
-        return shortened(printable(data)) or '""'
-    return shortened(printable(json.dumps(data, ensure_ascii=False)))
+    if isinstance(data, Mapping):
+        # A union's class name is for us; what people wrote is told by the keys.
+        return (
+            "{" + ", ".join(f"{key}: {value(key, each)}" for key, each in data.items() if key != "type") + "}"
+        )
+    if isinstance(data, list | tuple):
+        return shortened("[" + ", ".join(value(last, each) for each in data) + "]")
+    return shortened(printable(str(data))) or '""'
+
+
+def change(name: str, old: Any, new: Any) -> str:
+    """`64MiB -> 128MiB`; of lists only the entries that differ."""
+    if (
+        isinstance(old, list)
+        and isinstance(new, list)
+        and any(isinstance(each, Mapping) for each in old + new)
+    ):
+        gone, come = [each for each in old if each not in new], [each for each in new if each not in old]
+        old, new = gone or None, come or None
+    return f"{value(name, old)} -> {value(name, new)}"
 
 
 def shortened(text: str) -> str:

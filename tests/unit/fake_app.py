@@ -1,0 +1,53 @@
+"""The whole application over the fake driver: what the command line's tests talk to."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.app import App, World, boot_clock
+from orchestrator.drivers.fake import FakeDriver, drivers
+from orchestrator.model.ids import Incarnation
+from orchestrator.model.observed import Health
+from orchestrator.ports.driver import ExecRequest
+from orchestrator.ports.layout import Layout
+
+HASTE = 20.0
+
+
+def hasty_clock() -> float:
+    """Boot time that runs faster, so that nobody waits for a container to be steady."""
+    return boot_clock() * HASTE
+
+
+class FakeRuntime(FakeDriver):
+    """The fake, with commands inside its containers: `ready` (a probe), `exit N`, `cat` and `say WORDS`."""
+
+    def exec(
+        self, target: Incarnation, request: ExecRequest, stdio: tuple[int, int, int], timeout: float | None
+    ) -> int:
+        match request.command:
+            case ("exit", code):
+                return int(code)
+            case ("ready",):
+                self.set_health(target.ref, Health.HEALTHY)
+            case ("cat",):
+                while chunk := os.read(stdio[0], 65536):
+                    os.write(stdio[1], chunk)
+            case ("say", *words):
+                os.write(stdio[1], " ".join(words).encode() + b"\n")
+                os.write(stdio[2], b"said\n")
+        return 0
+
+
+@dataclass
+class Stage:
+    """One instance below `folder`; every App that it opens sees the same world."""
+
+    folder: Path
+    fake: FakeRuntime = field(default_factory=lambda: FakeRuntime(hasty_clock))
+
+    def open(self, root: str | None = None) -> App:
+        world = World(drivers=drivers(self.fake), runtime=self.fake, at_once=1)
+        return App(Layout.at(root or self.folder / "root"), lambda layout: world, hasty_clock)

@@ -1,0 +1,205 @@
+"""The verbs over the fake driver: documents, exit codes, streams, and what is imported for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from orchestrator.cli.main import cli
+from orchestrator.drivers.fake import FakeDriver
+from orchestrator.errors import StepError
+from orchestrator.model.ids import Ref
+from orchestrator.supervisor.logs import Ring
+from tests.unit.fake_app import Stage
+
+SHOP = Path(__file__).parents[1] / "transcripts" / "shop.yaml"
+VERBS = cli.list_commands(cli.make_context("orchestrator", ["version"]))
+DB = Ref.parse("container/db-1/db")
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    shutil.copy(SHOP, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return Stage(tmp_path)
+
+
+def run(stage: Stage, *arguments: str, code: int = 0, stdin: str | None = None) -> Result:
+    done = CliRunner().invoke(cli, arguments, obj=stage.open, input=stdin)
+    assert done.exit_code == code, done.output
+    return done
+
+
+def test_ps_document_is_exactly_as_documented(stage: Stage) -> None:
+    run(stage, "apply", "-f", "shop.yaml")
+    found = json.loads(run(stage, "ps", "--output", "json").stdout)
+    assert set(found) == {"version", "stacks"}
+    assert found["version"] == 1
+    assert (found["stacks"][0]["name"], found["stacks"][0]["revision"]) == ("shop", 1)
+    assert found["stacks"][0]["containers"][:2] == [
+        {
+            "ref": "container/db-1/db",
+            "phase": "running",
+            "health": "healthy",
+            "pid": 1001,
+            "address": "10.0.0.2",
+            "restarts": 0,
+            "exit": None,
+        },
+        {
+            "ref": "container/migrate-1/migrate",
+            "phase": "exited",
+            "health": "none",
+            "pid": None,
+            "address": "10.0.0.2",
+            "restarts": 0,
+            "exit": "exit 0",
+        },
+    ]
+
+
+def test_plan_document_and_check(stage: Stage) -> None:
+    found = json.loads(run(stage, "plan", "-f", "shop.yaml", "-o", "json", "--check", code=3).stdout)
+    assert found["version"] == 1
+    assert found["plans"][0]["summary"]["create"] == 16
+    assert not stage.fake.things, "plan made something"
+
+
+def test_dry_run_touches_nothing(stage: Stage) -> None:
+    assert "Plan: 16 to create" in run(stage, "apply", "-f", "shop.yaml", "--dry-run").stdout
+    assert not stage.fake.things
+    assert not (stage.folder / "root").exists()
+
+
+def test_manifest_comes_from_standard_input(stage: Stage) -> None:
+    assert "stack shop is valid" in run(stage, "validate", "-f", "-", stdin=SHOP.read_text()).stdout
+
+
+def test_failed_step_is_exit_1_with_the_reason_and_where_to_look(stage: Stage) -> None:
+    failure = StepError("start container/db-1/db: /bin/db: no such command in base", errno=2)
+    stage.fake.failures[("start", DB)] = [failure] * 10
+    done = run(stage, "apply", "-f", "shop.yaml", code=1)
+    assert "! container/db-1/db: start container/db-1/db: /bin/db: no such command in base" in done.stderr
+    assert "see `orchestrator logs shop:db-1/db`" in done.stderr
+
+
+def test_apply_that_does_not_settle_in_time_says_what_it_waits_for(stage: Stage) -> None:
+    manifest = SHOP.read_text().replace("[ready]", "[exit, '1']")
+    (stage.folder / "shop.yaml").write_text(manifest)
+    done = run(stage, "apply", "-f", "shop.yaml", "--timeout", "20s", code=1)
+    assert "! container/migrate-1/migrate: waits until container/db-1/db is healthy" in done.stderr
+    assert "not settled in the time given" in done.stderr
+
+
+def test_no_wait_ends_at_the_first_wait(stage: Stage) -> None:
+    manifest = SHOP.read_text().replace("[ready]", "[exit, '1']")
+    (stage.folder / "shop.yaml").write_text(manifest)
+    done = run(stage, "apply", "-f", "shop.yaml", "--no-wait")
+    assert "not waited for" in done.stderr
+    assert "container/db-1/db" in done.stdout
+
+
+def test_exec_forwards_streams_and_the_exit_code(stage: Stage) -> None:
+    run(stage, "apply", "-f", "shop.yaml")
+    assert run(stage, "exec", "db", "cat", stdin="from a pipe").stdout == "from a pipe"
+    said = run(stage, "exec", "db", "say", "--loud", "hello")
+    assert (said.stdout, said.stderr) == ("--loud hello\n", "said\n")
+    run(stage, "exec", "db", "exit", "42", code=42)
+
+
+def test_logs_of_several_containers_come_in_order_of_time(stage: Stage) -> None:
+    run(stage, "apply", "-f", "shop.yaml")
+    layout = stage.open().layout
+    for ref, text in (
+        ("container/db-1/db", b"one\n"),
+        ("container/web-1/server", b"two\n"),
+        ("container/db-1/db", b"three\n"),
+    ):
+        written(str(layout.logs("shop", Ref.parse(ref))), text)
+    assert run(stage, "logs", "db").stdout == "one\nthree\n"
+    assert run(stage, "logs", "--tail", "1", "db").stdout == "three\n"
+    assert run(stage, "logs", "db", "web-1").stdout == "db-1/db | one\nweb-1/server | two\ndb-1/db | three\n"
+    assert run(stage, "logs", "--since", "1h", "db").stdout == "one\nthree\n"
+    stamped = run(stage, "logs", "--timestamps", "--tail", "1", "db").stdout
+    assert stamped.endswith("Z three\n")
+    assert run(stage, "logs", "migrate").stdout == ""
+
+
+def written(folder: str, text: bytes) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.write(writing, text)
+    ring = Ring(folder, 4096, 2)
+    ring.pump(reading, 1)
+    ring.close()
+    os.close(reading)
+    os.close(writing)
+
+
+def test_inspect_shows_wish_place_and_kernel(stage: Stage) -> None:
+    run(stage, "apply", "-f", "shop.yaml")
+    found = json.loads(run(stage, "inspect", "db", "-o", "json").stdout)
+    assert (found["version"], found["ref"]) == (1, "container/db-1/db")
+    assert found["spec"]["limits"]["memory"] == found["limits"]["memory"] == 64 << 20
+    assert found["places"]["limits.memory"] == "shop.yaml:19"
+    assert "memory: 64MiB" in run(stage, "inspect", "db").stdout
+
+
+def test_interrupt_is_130_and_says_what_stays(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupting(self: FakeDriver, *arguments: object) -> None:
+        os.kill(os.getpid(), 2)
+
+    monkeypatch.setattr(type(stage.fake), "start", interrupting)
+    done = run(stage, "apply", "-f", "shop.yaml", code=130)
+    assert "interrupted; the revision and what was made stay" in done.stderr
+
+
+def test_bug_is_one_line_and_a_trace_only_on_demand(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: FakeDriver) -> frozenset[str]:
+        raise ZeroDivisionError("not foreseen")
+
+    monkeypatch.setattr(type(stage.fake), "stacks", broken)
+    assert run(stage, "ps", code=1).stderr.startswith(
+        "internal error: ZeroDivisionError: not foreseen\n  hint:"
+    )
+    assert "Traceback" in run(stage, "-v", "ps", code=1).stderr
+
+
+def test_color_only_where_it_is_wanted(stage: Stage) -> None:
+    assert "\x1b[" not in run(stage, "plan", "-f", "shop.yaml").stdout
+    assert "\x1b[" in run(stage, "--color", "always", "plan", "-f", "shop.yaml").stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb_has_an_example(verb: str) -> None:
+    done = CliRunner().invoke(cli, [verb, "--help"])
+    assert done.exit_code == 0
+    assert f"Example:\n    orchestrator {verb}" in done.output or f"| orchestrator {verb}" in done.output
+
+
+def test_ps_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from orchestrator.cli.main import cli\n"
+        f"sys.argv = ['orchestrator', '--root', {str(tmp_path)!r}, 'ps']\n"
+        "try: cli()\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "print([each for each in ('pydantic', 'yaml', 'networkx', 'rich', 'pyroute2', 'watchdog') if each in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert not list(tmp_path.iterdir()), "looking made something"
+
+
+def test_reader_that_stops_reading_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m orchestrator schema | head -c 10; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("0\n")
+    assert done.stderr == ""
