@@ -201,7 +201,7 @@ UlimitBound = Annotated[
 ]
 Restart = Annotated[
     str,
-    reading(scalars.choice, "always", "on-failure", "never"),
+    reading(scalars.restart),
     _json("string", "^(always|on-failure|never)$"),
 ]
 UntilWord = Annotated[

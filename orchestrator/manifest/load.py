@@ -85,6 +85,12 @@ def by_place(diagnostics: Iterable[Diagnostic], files: Sequence[str]) -> tuple[D
     return tuple(sorted(dict.fromkeys(diagnostics), key=place))
 
 
+def _is_stack_file(folder: str, name: str) -> bool:
+    """What a folder's editors and tools leave beside stack files is none."""
+    wanted = name.endswith((".yaml", ".yml")) and not name.startswith(".")
+    return wanted and not os.path.isdir(os.path.join(folder, name))  # noqa: PTH112, PTH118
+
+
 class _Reading:
     """What one call of `load` has gathered so far."""
 
@@ -113,15 +119,18 @@ class _Reading:
         except OSError as error:
             self.fail(Code.UNREADABLE, f"{path}: {(error.strerror or str(error)).lower()}")
             return
-        found = [each for each in names if each.endswith((".yaml", ".yml")) and not each.startswith(".")]
+        found = [each for each in names if _is_stack_file(path, each)]
         if not found:
             self.fail(
                 Code.UNREADABLE,
                 f"{path} holds no *.yaml and no *.yml",
                 hint="folders below it are not searched",
             )
+        folder = os.path.abspath(path)  # noqa: PTH100
         for each in found:
-            self.path(os.path.join(path, each))  # noqa: PTH118
+            file = os.path.join(path, each)  # noqa: PTH118
+            if (text := self._read(file)) is not None:
+                self._document(file, text, folder)
 
     def _read(self, path: str) -> str | None:
         try:

@@ -466,3 +466,13 @@ def choice(value: Any, *options: str) -> str:
     near = difflib.get_close_matches(str(value), options, 1) if isinstance(value, str) else ()
     wanted = f"{', '.join(options[:-1])} or {options[-1]}"
     _unfit(value, wanted, f'did you mean "{near[0]}"?' if near else None)
+
+
+def restart(value: Any) -> str:
+    """always, on-failure or never; says which of them a word of Compose is."""
+    ours = {"unless-stopped": "always", "no": "never"}.get(value) if isinstance(value, str) else None
+    return (
+        _unfit(value, "always, on-failure or never", f"write {ours}")
+        if ours
+        else choice(value, "always", "on-failure", "never")
+    )

@@ -49,6 +49,7 @@ def test_files_of_one_stack_are_joined(folder: Path) -> None:
     (folder / "b.yml").write_text(B)
     (folder / ".hidden.yaml").write_text("]")
     (folder / "note.txt").write_text("]")
+    (folder / "below.yaml").mkdir()
     stack = only(load([str(folder)], {}))
     assert {ref.name for ref in stack.resources if ref.kind is Kind.CONTAINER} == {"a-1/a", "b-1/b"}
 
