@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, GetJsonSchemaHandler, PlainValidator, With
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from orchestrator.manifest import scalars
+from orchestrator.manifest import addresses, scalars
 from orchestrator.manifest.codes import Code
 from orchestrator.manifest.scalars import Unreadable
 
@@ -156,8 +156,8 @@ Cpuset = Annotated[
 HostPath = Annotated[str, reading(scalars.path), _json("string", minLength=1)]
 InnerPath = Annotated[str, reading(scalars.inner_path), _json("string", "^/")]
 Sha256 = Annotated[str, reading(scalars.sha256), _json("string", r"^(sha256:)?[0-9a-fA-F]{64}$")]
-Subnet = Annotated[str, reading(scalars.subnet), _json("string", r"^[0-9.]+/[0-9]+$")]
-Address = Annotated[str, reading(scalars.address), _json("string", r"^[0-9]+(\.[0-9]+){3}$")]
+Subnet = Annotated[str, reading(addresses.subnet), _json("string", r"^[0-9.]+/[0-9]+$")]
+Address = Annotated[str, reading(addresses.address), _json("string", r"^[0-9]+(\.[0-9]+){3}$")]
 Hostname = Annotated[
     str,
     reading(scalars.hostname),
@@ -170,14 +170,14 @@ User = Annotated[
 ]
 Signal = Annotated[str, reading(scalars.stop_signal), _json(["integer", "string"], minimum=1, maximum=64)]
 Port = Annotated[
-    int, reading(scalars.port), _json(["integer", "string"], "^[0-9]+$", minimum=1, maximum=65535)
+    int, reading(addresses.port), _json(["integer", "string"], "^[0-9]+$", minimum=1, maximum=65535)
 ]
 PortRange = Annotated[
     range,
-    reading(scalars.port_range),
+    reading(addresses.port_range),
     _json(["integer", "string"], r"^[0-9]+(-[0-9]+)?$", minimum=1, maximum=65535),
 ]
-Protocol = Annotated[str, reading(scalars.protocol), _json("string", "^(tcp|udp)$")]
+Protocol = Annotated[str, reading(addresses.protocol), _json("string", "^(tcp|udp)$")]
 Status = Annotated[
     tuple[int, int],
     reading(scalars.status),

@@ -7,10 +7,8 @@ In: what YAML gave (str, int, float, bool, None, list, dict). Out: plain values 
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import re
 import signal
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from orchestrator.manifest.codes import Code
@@ -51,7 +49,7 @@ def text_of(value: float | int) -> str:
     return value.text if isinstance(value, Int | Real) else str(value)
 
 
-def _unfit(value: Any, wanted: str, hint: str | None = None) -> NoReturn:
+def unfit(value: Any, wanted: str, hint: str | None = None) -> NoReturn:
     code = Code.VALUE if isinstance(value, str | int | float) and not isinstance(value, bool) else Code.TYPE
     raise Unreadable(f"expects {wanted}, found {describe(value)}", hint=hint, code=code)
 
@@ -72,7 +70,7 @@ def text(value: Any) -> str:
 
 def filled(value: Any) -> str:
     """Text that is not empty."""
-    return text(value) or _unfit(value, "text that is not empty")
+    return text(value) or unfit(value, "text that is not empty")
 
 
 def flag(value: Any) -> bool:
@@ -95,7 +93,7 @@ def whole(value: Any, *, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         hint = "remove the quotes" if isinstance(value, str) and _WHOLE.fullmatch(value) else None
         raise Unreadable(f"expects {wanted}, found {describe(value)}", hint=hint, code=Code.TYPE)
-    return int(value) if low <= value <= high else _unfit(value, wanted)
+    return int(value) if low <= value <= high else unfit(value, wanted)
 
 
 def number(value: Any, *, low: float, high: float) -> float:
@@ -106,7 +104,7 @@ def number(value: Any, *, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         hint = "remove the quotes" if isinstance(value, str) and re.fullmatch(r"[0-9.]+", value) else None
         raise Unreadable(f"expects {wanted}, found {describe(value)}", hint=hint, code=Code.TYPE)
-    return float(value) if low <= value <= high else _unfit(value, wanted)
+    return float(value) if low <= value <= high else unfit(value, wanted)
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -125,14 +123,14 @@ def _bytes(value: Any, wanted: str) -> int:
         return int(value)
     found = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if found is None:
-        _unfit(value, wanted)
+        unfit(value, wanted)
     unit = _UNITS.get(found[3].upper())
     if unit is None:
-        _unfit(value, wanted, _unit_hint(found[3], found[1]))
+        unfit(value, wanted, _unit_hint(found[3], found[1]))
     fraction = found[2] or ""
     scaled = int(found[1] + fraction) * unit
     if scaled % 10 ** len(fraction) or scaled // 10 ** len(fraction) > LARGEST_SIZE:
-        _unfit(value, wanted, "write a whole number of a smaller unit")
+        unfit(value, wanted, "write a whole number of a smaller unit")
     return int(scaled // 10 ** len(fraction))
 
 
@@ -147,8 +145,8 @@ RATE_FORMS = "a rate such as 50MiB/s"
 def rate(value: Any) -> int:
     """Bytes a second; more than none."""
     if isinstance(value, str) and value.endswith("/s"):
-        return _bytes(type(value)(value[:-2]), RATE_FORMS) or _unfit(value, f"{RATE_FORMS} and more than 0")
-    _unfit(value, RATE_FORMS)
+        return _bytes(type(value)(value[:-2]), RATE_FORMS) or unfit(value, f"{RATE_FORMS} and more than 0")
+    unfit(value, RATE_FORMS)
 
 
 DURATION_FORMS = "a duration such as 500ms, 2s, 1m30s or 1h"
@@ -162,128 +160,14 @@ def duration(value: Any) -> float:
     found = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
     if found is None:
         bare = isinstance(value, int | float) and not isinstance(value, bool)
-        _unfit(value, DURATION_FORMS, f"did you mean {text_of(value)}s?" if bare else None)
+        unfit(value, DURATION_FORMS, f"did you mean {text_of(value)}s?" if bare else None)
     hours, minutes, seconds, millis = found.groups()
     return int(hours or 0) * 3600 + int(minutes or 0) * 60 + float(seconds or 0) + int(millis or 0) / 1000
 
 
 def some_duration(value: Any) -> float:
     """Seconds, more than none."""
-    return duration(value) or _unfit(value, f"{DURATION_FORMS}, more than 0")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PortForm:
-    """Published ports as written: `count` ports from `host` on `address` reach those from `target` on."""
-
-    address: str = "127.0.0.1"
-    host: int
-    target: int
-    count: int = 1
-    protocol: str = "tcp"
-
-
-PORT_FORMS = '"8080:80", "127.0.0.1:8080:80/udp" or a range "8000-8010:80-90"'
-_PORTS = re.compile(r"(?:(.*):)?([0-9]+)(?:-([0-9]+))?:([0-9]+)(?:-([0-9]+))?(?:/([a-z]+))?")
-
-
-def ports(value: Any) -> PortForm:
-    """A published port or range in its short form."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        _unfit(value, f"published ports such as {PORT_FORMS}", f'write both sides: "{value}:{value}"')
-    found = _PORTS.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
-        one_sided = isinstance(value, str) and re.fullmatch(r"[0-9]+(/[a-z]+)?", value)
-        hint = f'write both sides: "{value.partition("/")[0]}:{value}"' if one_sided else None
-        _unfit(value, f"published ports such as {PORT_FORMS}", hint)
-    host, target = _range(found[2], found[3]), _range(found[4], found[5])
-    if len(host) != len(target):
-        raise Unreadable(
-            f"expects ranges of equal length, found {len(host)} and {len(target)} ports",
-            hint=f'did you mean "{host[0]}-{host[0] + len(target) - 1}:{target[0]}-{target[-1]}"?'
-            if len(target) > 1
-            else None,
-        )
-    return PortForm(
-        address=address(found[1]) if found[1] is not None else "127.0.0.1",
-        host=host[0],
-        target=target[0],
-        count=len(host),
-        protocol=protocol(found[6] or "tcp"),
-    )
-
-
-def _range(first: str, last: str | None) -> range:
-    low, high = int(first[:6]), int((last or first)[:6])
-    if not 1 <= low <= high <= 65535:
-        raise Unreadable(
-            f"expects ports from 1 to 65535, lowest first, found {first}{'-' + last if last else ''}"
-        )
-    return range(low, high + 1)
-
-
-def port_range(value: Any) -> range:
-    """One port (a number) or a range (`8000-8010`)."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return _range(str(value), None) if value > 0 else _unfit(value, "a port from 1 to 65535")
-    found = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", value) if isinstance(value, str) else None
-    return (
-        _range(found[1], found[2])
-        if found
-        else _unfit(value, 'a port such as 8080 or a range such as "8000-8010"')
-    )
-
-
-def port(value: Any) -> int:
-    """One port."""
-    found = port_range(value)
-    return found[0] if len(found) == 1 else _unfit(value, "one port, not a range")
-
-
-def protocol(value: Any) -> str:
-    """tcp or udp."""
-    return str(value) if value in ("tcp", "udp") else _unfit(value, "tcp or udp")
-
-
-def address(value: Any) -> str:
-    """An IPv4 address."""
-    if isinstance(value, str) and value.count(":") > 1:
-        raise Unreadable(
-            f"IPv6 addresses are not supported yet, found {describe(value)}",
-            hint="use IPv4",
-            code=Code.NOT_YET,
-        )
-    try:
-        return str(ipaddress.IPv4Address(text(value)))
-    except ipaddress.AddressValueError:
-        hint = (
-            "write 127.0.0.1"
-            if value == "localhost"
-            else "0.0.0.0 is every address of this host"
-            if value == "*"
-            else None
-        )
-        _unfit(value, "an IPv4 address such as 192.0.2.1", hint)
-
-
-def subnet(value: Any) -> str:
-    """An IPv4 network in its plain form."""
-    if isinstance(value, str) and ":" in value:
-        raise Unreadable(
-            f"IPv6 subnets are not supported yet, found {describe(value)}", hint="use IPv4", code=Code.NOT_YET
-        )
-    wanted = "an IPv4 subnet such as 10.86.7.0/24"
-    try:
-        found = ipaddress.IPv4Interface(
-            value if isinstance(value, str) and "/" in value else _unfit(value, wanted)
-        )
-    except (ipaddress.AddressValueError, ipaddress.NetmaskValueError):
-        _unfit(value, wanted)
-    if found.ip != found.network.network_address:
-        raise Unreadable(
-            f"the subnet {value} has host bits set", hint=f"did you mean {found.network}?", code=Code.SUBNET
-        )
-    return str(found.network)
+    return duration(value) or unfit(value, f"{DURATION_FORMS}, more than 0")
 
 
 def cpuset(value: Any) -> str:
@@ -294,10 +178,10 @@ def cpuset(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(
         r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*", value
     ):
-        _unfit(value, wanted)
+        unfit(value, wanted)
     found = cpus_of(value)
     if not found or any(int(low) > int(high) for low, high in re.findall(r"(\d+)-(\d+)", value)):
-        _unfit(value, f"{wanted}, lowest first")
+        unfit(value, f"{wanted}, lowest first")
     return cpu_list(found)
 
 
@@ -330,21 +214,21 @@ def stop_signal(value: Any) -> str:
     except (KeyError, ValueError) as error:
         if isinstance(error, Unreadable):
             raise
-        _unfit(value, "a signal such as TERM, HUP or QUIT")
+        unfit(value, "a signal such as TERM, HUP or QUIT")
 
 
 def user(value: Any) -> str:
     """`name`, `uid`, `name:group` or `uid:gid`; numbers from 0 to 65535."""
     wanted = f'a user such as postgres, 1000 or "1000:1000" (numbers up to {HIGHEST_ID})'
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(int(value)) if 0 <= value <= HIGHEST_ID else _unfit(value, wanted)
+        return str(int(value)) if 0 <= value <= HIGHEST_ID else unfit(value, wanted)
     if not isinstance(value, str):
-        _unfit(value, wanted)
+        unfit(value, wanted)
     parts = value.split(":")
     if len(parts) > 2 or not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}", part) for part in parts):
-        _unfit(value, wanted)
+        unfit(value, wanted)
     if any(part.isdigit() and int(part) > HIGHEST_ID for part in parts):
-        _unfit(value, wanted)
+        unfit(value, wanted)
     return str(value)
 
 
@@ -373,14 +257,14 @@ def hostname(value: Any) -> str:
     label = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
     if isinstance(value, str) and len(value) <= 63 and re.fullmatch(rf"{label}(\.{label})*", value):
         return str(value)
-    _unfit(value, "a host name such as web or web.example")
+    unfit(value, "a host name such as web or web.example")
 
 
 def path(value: Any) -> str:
     """A path on this host, absolute or relative to the file that writes it."""
     found = filled(value)
     if found.startswith("~"):
-        _unfit(value, "a path", "~ is not expanded; write ${HOME}")
+        unfit(value, "a path", "~ is not expanded; write ${HOME}")
     return found
 
 
@@ -388,7 +272,7 @@ def inner_path(value: Any) -> str:
     """An absolute path inside the container, without `..`."""
     found = filled(value)
     if not found.startswith("/") or ".." in found.split("/"):
-        _unfit(
+        unfit(
             value,
             'an absolute path inside the container without ".."',
             None if found.startswith("/") else f"did you mean /{found}?",
@@ -402,7 +286,7 @@ def sha256(value: Any) -> str:
         found = value.lower().removeprefix("sha256:")
         if re.fullmatch(r"[0-9a-f]{64}", found):
             return found
-    _unfit(value, "64 hexadecimal digits", "sha256sum FILE prints them")
+    unfit(value, "64 hexadecimal digits", "sha256sum FILE prints them")
 
 
 def status(value: Any) -> tuple[int, int]:
@@ -414,7 +298,7 @@ def status(value: Any) -> tuple[int, int]:
         else None
     )
     if found is None or int(found[1]) > int(found[2] or found[1]):
-        _unfit(value, wanted)
+        unfit(value, wanted)
     return int(found[1]), int(found[2] or found[1])
 
 
@@ -424,7 +308,7 @@ ULIMITS = frozenset({*_SIZED, "cpu", "locks", "nice", "nofile", "nproc", "rtprio
 
 def ulimit_name(value: Any) -> str:
     """The lower-case name of a process limit, without RLIMIT_ (setrlimit(2))."""
-    return str(value) if value in ULIMITS else _unfit(value, f"one of {', '.join(sorted(ULIMITS))}")
+    return str(value) if value in ULIMITS else unfit(value, f"one of {', '.join(sorted(ULIMITS))}")
 
 
 def ulimit(value: Any) -> int:
@@ -456,7 +340,7 @@ def env_value(value: Any) -> str:
         raise Unreadable(
             "expects text or a number, found nothing", hint='write "" for an empty value', code=Code.TYPE
         )
-    return text(value) if isinstance(value, str) else _unfit(value, "text or a number")
+    return text(value) if isinstance(value, str) else unfit(value, "text or a number")
 
 
 def choice(value: Any, *options: str) -> str:
@@ -465,14 +349,14 @@ def choice(value: Any, *options: str) -> str:
         return str(value)
     near = difflib.get_close_matches(str(value), options, 1) if isinstance(value, str) else ()
     wanted = f"{', '.join(options[:-1])} or {options[-1]}"
-    _unfit(value, wanted, f'did you mean "{near[0]}"?' if near else None)
+    unfit(value, wanted, f'did you mean "{near[0]}"?' if near else None)
 
 
 def restart(value: Any) -> str:
     """always, on-failure or never; says which of them a word of Compose is."""
     ours = {"unless-stopped": "always", "no": "never"}.get(value) if isinstance(value, str) else None
     return (
-        _unfit(value, "always, on-failure or never", f"write {ours}")
+        unfit(value, "always, on-failure or never", f"write {ours}")
         if ours
         else choice(value, "always", "on-failure", "never")
     )

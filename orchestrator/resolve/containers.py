@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.manifest import schema
+from orchestrator.manifest import pieces, schema
 from orchestrator.manifest.codes import Code
 from orchestrator.manifest.load import Manifest, absolute
 from orchestrator.model import desired as d
@@ -28,10 +28,10 @@ class Surroundings:
     manifest: Manifest
     report: Report
     rootfs: dict[str, d.RootfsSpec]
-    volumes: Mapping[str, schema.Volume]
+    volumes: Mapping[str, pieces.Volume]
 
 
-def source_of(written: schema.Rootfs, manifest: Manifest, *path: str) -> d.RootSource:
+def source_of(written: pieces.Rootfs, manifest: Manifest, *path: str) -> d.RootSource:
     """A rootfs as meant; relative paths by the file that writes them."""
     if written.archive is not None and written.sha256 is not None:
         return d.ArchiveRoot(path=absolute(manifest, written.archive, *path), sha256=written.sha256)
@@ -128,7 +128,7 @@ def _mounts(keys: schema.ContainerKeys, path: tuple[str, ...], around: Surroundi
     return tuple(found[target][0] for target in sorted(found))
 
 
-def _mount(written: schema.Mount, path: tuple[str, ...], number: int, around: Surroundings) -> d.Mount:
+def _mount(written: pieces.Mount, path: tuple[str, ...], number: int, around: Surroundings) -> d.Mount:
     if written.volume is not None:
         if written.volume not in around.volumes:
             around.report.fail(
@@ -148,7 +148,7 @@ def _mount(written: schema.Mount, path: tuple[str, ...], number: int, around: Su
     return d.TmpfsMount(target=written.target, size=written.tmpfs or 0, read_only=written.read_only)
 
 
-def _health(written: schema.Health) -> d.Health:
+def _health(written: pieces.Health) -> d.Health:
     probe: d.Probe
     if written.http is not None:
         http = written.http

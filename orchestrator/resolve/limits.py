@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.manifest import schema
+from orchestrator.manifest import pieces
 from orchestrator.manifest.codes import Code
 from orchestrator.manifest.scalars import cpus_of
 from orchestrator.model.desired import IoLimit, Limits
 from orchestrator.resolve.report import Path, Report
 
 DEFAULT_PIDS = 4096
-_EMPTY = schema.Limits()
+_EMPTY = pieces.Limits()
 _SIZES = ("memory", "swap")
 
 
-def limits_of(written: schema.Limits, path: Path, report: Report) -> Limits:
+def limits_of(written: pieces.Limits, path: Path, report: Report) -> Limits:
     """`swap` is 0 when memory is set and swap is not."""
     if written is _EMPTY or not written.model_fields_set:
         return Limits()

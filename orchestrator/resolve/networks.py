@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 
-from orchestrator.manifest import schema
+from orchestrator.manifest import pieces
 from orchestrator.manifest.codes import Code
 from orchestrator.model.desired import NetworkSpec, Protocol, Publish, ServiceSpec
 from orchestrator.resolve.report import Path, Report, near
@@ -20,7 +20,7 @@ ANY = "0.0.0.0"
 
 
 def networks_of(
-    declared: Mapping[str, schema.Network], units: Mapping[str, Unit], report: Report
+    declared: Mapping[str, pieces.Network], units: Mapping[str, Unit], report: Report
 ) -> dict[str, NetworkSpec]:
     """Every declared network, and `default` where a group needs it; members in the order written."""
     members: dict[str, list[str]] = {name: [] for name in declared}
@@ -28,7 +28,7 @@ def networks_of(
         for name in _joined(unit, declared, report):
             members.setdefault(name, []).extend((unit.name, *unit.instances))
     _check_subnets(declared, members, report)
-    default = schema.Network()
+    default = pieces.Network()
     return {
         name: NetworkSpec(
             subnet=declared.get(name, default).subnet,
@@ -39,7 +39,7 @@ def networks_of(
     }
 
 
-def _joined(unit: Unit, declared: Mapping[str, schema.Network], report: Report) -> list[str]:
+def _joined(unit: Unit, declared: Mapping[str, pieces.Network], report: Report) -> list[str]:
     joined: list[str] = []
     for number, name in enumerate(unit.networks):
         path: Path = (*unit.path, "networks", number)
@@ -61,7 +61,7 @@ def _joined(unit: Unit, declared: Mapping[str, schema.Network], report: Report) 
 
 
 def _check_subnets(
-    declared: Mapping[str, schema.Network], members: Mapping[str, list[str]], report: Report
+    declared: Mapping[str, pieces.Network], members: Mapping[str, list[str]], report: Report
 ) -> None:
     found = [(ipaddress.IPv4Network(each.subnet), name) for name, each in declared.items() if each.subnet]
     for subnet, name in found:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from orchestrator.manifest.codes import Code
 from orchestrator.manifest.load import Manifest
-from orchestrator.manifest.schema import ContainerKeys, Dependency, GroupKeys, Limits
+from orchestrator.manifest.pieces import Dependency, Limits
+from orchestrator.manifest.schema import ContainerKeys, GroupKeys
 from orchestrator.model.ids import Kind, Ref
 from orchestrator.resolve.report import Report
 

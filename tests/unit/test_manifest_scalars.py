@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.manifest import addresses as a
 from orchestrator.manifest import scalars as s
 from orchestrator.manifest import words
 from orchestrator.manifest.interpolate import Interpolated
@@ -38,14 +39,14 @@ READ: list[tuple[Callable[[Any], Any], Any, Any]] = [
     (s.inner_path, "/a//b/./", "/a/b"),
     (s.status, "200-399", (200, 399)),
     (s.status, 204, (204, 204)),
-    (s.subnet, "10.1.0.0/16", "10.1.0.0/16"),
+    (a.subnet, "10.1.0.0/16", "10.1.0.0/16"),
     (s.ulimit, "unlimited", -1),
     (s.ulimit, -1, -1),
     (s.ulimit, "64KiB", 65536),
     (s.flag, Interpolated("true"), True),
-    (s.ports, "8080:80", s.PortForm(host=8080, target=80)),
-    (s.ports, "8000-8010:80-90", s.PortForm(host=8000, target=80, count=11)),
-    (s.ports, "0.0.0.0:53:5353/udp", s.PortForm(address="0.0.0.0", host=53, target=5353, protocol="udp")),
+    (a.ports, "8080:80", a.PortForm(host=8080, target=80)),
+    (a.ports, "8000-8010:80-90", a.PortForm(host=8000, target=80, count=11)),
+    (a.ports, "0.0.0.0:53:5353/udp", a.PortForm(address="0.0.0.0", host=53, target=5353, protocol="udp")),
 ]
 
 REFUSED: list[tuple[Callable[[Any], Any], Any]] = [
@@ -77,11 +78,11 @@ REFUSED: list[tuple[Callable[[Any], Any], Any]] = [
     *((s.name, each) for each in ("", "-a", "a-", "A", "a_b", "a.b", "a" * 41, 5, None, "ä", "a\n")),
     *((s.inner_path, each) for each in ("", "a", "/a/../b", "/a\0", None)),
     *((s.status, each) for each in ("399-200", 99, 600, "2xx", True)),
-    *((s.subnet, each) for each in ("10.1.0.1/16", "10.1.0.0", "10.1.0.0/33", "fd00::/8", None, "x/8")),
-    *((s.address, each) for each in ("localhost", "::1", "1.2.3", "*", 5)),
+    *((a.subnet, each) for each in ("10.1.0.1/16", "10.1.0.0", "10.1.0.0/33", "fd00::/8", None, "x/8")),
+    *((a.address, each) for each in ("localhost", "::1", "1.2.3", "*", 5)),
     *((s.flag, each) for each in ("true", 1, None)),
     *(
-        (s.ports, each)
+        (a.ports, each)
         for each in (
             80,
             "80",
