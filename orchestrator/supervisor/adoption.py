@@ -47,11 +47,14 @@ def orphan_path(run: str, container: Container) -> str:
 
 
 def ending(run: str, container: Container) -> dict[str, Any] | None:
-    """{"code" | "signal", "ended"} as the keeper read it, or from the kernel where it tells (Linux 6.15); else None."""
+    """{"code" | "signal", "ended"} as the keeper read it; or from the zombie, whoever is to reap it; or afterwards from
+    the kernel where it tells (Linux 6.15); else None."""
     recorded = facts.read_json(orphan_path(run, container))
     if recorded is not None:
         return recorded
-    status = processes.pidfd_exit(container.pidfd) if container.pidfd >= 0 else None
+    status = facts.zombie_status(container.pid, container.ticks) if container.pid is not None else None
+    if status is None and container.pidfd >= 0:
+        status = processes.pidfd_exit(container.pidfd)
     if status is None:
         return None
     code = os.waitstatus_to_exitcode(status)

@@ -32,6 +32,17 @@ def start_ticks(pid: int) -> int | None:
         return None
 
 
+def zombie_status(pid: int, ticks: int | None) -> int | None:
+    """The wait status of a process that has ended and that nobody has reaped yet: field 52 of /proc/PID/stat (proc(5));
+    None if it is no zombie, or another process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(fields[49]) if fields[0] == b"Z" and int(fields[19]) == ticks else None
+
+
 def oom_kills(paths: Iterable[str]) -> int:
     """The sum of `oom_kill N` in memory.events (v2) or memory.oom_control (v1); a missing file counts as 0."""
     total = 0

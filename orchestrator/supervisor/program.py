@@ -8,6 +8,7 @@ it (openat2(2), RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS), whatever symlinks the 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 
@@ -259,11 +260,16 @@ class Program:
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in Operation.__args__}
 
 
+@cache
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind))
+
+
 def to_wire(program: Program) -> dict[str, Any]:
     """The program as JSON data: an operation is [name, {fields}]."""
     return {
         "operations": [
-            [type(each).__name__, {f.name: getattr(each, f.name) for f in fields(each)}]
+            [type(each).__name__, {name: getattr(each, name) for name in _names(type(each))}]
             for each in program.operations
         ],
         "new": program.new,
