@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
 
 from orchestrator.drivers.network.checks import Listener, listeners, ports, subnets
+from orchestrator.drivers.network.driver import NetworkDriver
 from orchestrator.drivers.network.ipam import Allocation
-from orchestrator.model.desired import NetworkSpec, Protocol, Publish, ServiceSpec
+from orchestrator.errors import UsageError
+from orchestrator.model.desired import NetworkSpec, Protocol, Publish, ServiceSpec, Stack
 from orchestrator.model.ids import Kind, Ref
+from orchestrator.ports.layout import Layout
 
 WEB = Ref(Kind.SERVICE, "web")
 FRONT, BACK = Ref(Kind.NETWORK, "front"), Ref(Kind.NETWORK, "back")
@@ -86,3 +92,18 @@ def test_what_was_allocated_clashes_with_a_route_that_came_later() -> None:
 def test_what_is_no_subnet_is_said() -> None:
     [problem] = subnets({FRONT: NetworkSpec(subnet="10.9.0.1/24")}, {}, (), ())
     assert problem.message.startswith("10.9.0.1/24 is not an ipv4 subnet")
+
+
+def test_a_pool_that_is_no_subnet_and_a_missing_nft_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="address pool nonsense"):
+        NetworkDriver(Layout.at(tmp_path), pool="nonsense")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    stack = Stack(name="shop", resources={FRONT: NetworkSpec()}, needs={})
+    [problem] = NetworkDriver(Layout.at(tmp_path)).check(stack)
+    assert (problem.ref, problem.message, problem.hint) == (
+        FRONT,
+        "the command nft is missing",
+        "apt install nftables",
+    )

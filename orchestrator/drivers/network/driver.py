@@ -6,6 +6,7 @@ network namespace, the process's own or the one given. Must not know how a conta
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network
 
@@ -77,6 +78,11 @@ class NetworkDriver:
             ref.name: each for ref in networks if (each := self._ipam.read(stack.name, ref.name)) is not None
         }
         found: list[Problem] = []
+        if shutil.which("nft") is None:
+            ref = next(iter((*networks, *services)))
+            found.append(
+                Problem(ref=ref, field="", message="the command nft is missing", hint="apt install nftables")
+            )
         with told("cannot look at the network"):
             found += checks.subnets(networks, own, self._ipam.others(stack.name), self._routes())
             if any(spec.publish for spec in services.values()):
