@@ -199,7 +199,10 @@ class _Build:
                     for first in self.first_down.get(target, ()):
                         self.after[first].append(update)
             firsts = [
-                first for target in left if target.kind not in LEAVES for first in self.first_down.get(target, ())
+                first
+                for target in left
+                if target.kind not in LEAVES
+                for first in self.first_down.get(target, ())
             ]
             if firsts and not any(self._step(target, Op.START) for target in wanted):
                 self.after[update] = []
