@@ -8,7 +8,6 @@ it (openat2(2), RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS), whatever symlinks the 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import cache
 from typing import Any
 
 
@@ -258,18 +257,14 @@ class Program:
 
 
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in Operation.__args__}
-
-
-@cache
-def _names(kind: type[Any]) -> tuple[str, ...]:
-    return tuple(each.name for each in fields(kind))
+_FIELDS = {name: tuple(each.name for each in fields(kind)) for name, kind in _KINDS.items()}
 
 
 def to_wire(program: Program) -> dict[str, Any]:
     """The program as JSON data: an operation is [name, {fields}]."""
     return {
         "operations": [
-            [type(each).__name__, {name: getattr(each, name) for name in _names(type(each))}]
+            [type(each).__name__, {name: getattr(each, name) for name in _FIELDS[type(each).__name__]}]
             for each in program.operations
         ],
         "new": program.new,

@@ -144,7 +144,9 @@ def test_rlimits_are_set(lab: Lab) -> None:
 
 @pytest.mark.skipif(host_init() is None, reason="no catatonit or tini on this host")
 def test_init_reaps_and_passes_signals(lab: Lab) -> None:
-    target = lab.run(*SLEEP, spec=replace(BARE, init=True, stop=Stop(signal="TERM", grace=5.0)))
+    spec = replace(BARE, init=True, stop=Stop(signal="TERM", grace=5.0))
+    target = lab.shell("echo up; exec sleep 600", spec)
+    until(lambda: "up" in lab.logs(target))
     lab.driver.stop(target)
     (exit,) = lab.observe(target).exits
     assert exit.stopped

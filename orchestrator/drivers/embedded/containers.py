@@ -6,7 +6,7 @@ folder, so it is kept by a restart and goes with the incarnation. Must not decid
 
 from __future__ import annotations
 
-# ruff: noqa: PTH101, PTH102
+# ruff: noqa: PTH101, PTH102, PTH112
 import contextlib
 import errno
 import os
@@ -67,10 +67,12 @@ class Containers:
         """The writable layer, beside the record that was written before."""
         folder = os.fspath(self._records.folder(target))
         try:
-            for name in ("upper", "work"):
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(f"{folder}/{name}", 0o755)
+            if os.path.isdir(f"{folder}/work"):
+                return
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(f"{folder}/upper")
             os.chmod(f"{folder}/upper", 0o755)  # it becomes the mode of / inside, whatever our umask is
+            os.mkdir(f"{folder}/work")  # last: it says that both are there
         except OSError as error:
             raise StepError.of(f"{target.ref}: cannot make its writable layer", error) from error
 
