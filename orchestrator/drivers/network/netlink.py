@@ -1,8 +1,8 @@
 """rtnetlink(7) and one question to nfnetlink: messages as bytes, many of them in one system call.
 
 In: what to make. Out: bytes, sent to the kernel of the namespace that the socket was opened in; it stays there, whatever
-its thread does later. Written by hand because an attach has a budget of milliseconds: pyroute2 takes 150 ms of CPU to import and 340 µs
-for one route, where this takes 12 µs.
+its thread does later. Written by hand because an attach has a budget of milliseconds: pyroute2 takes 150 ms of CPU to
+import and 340 µs for one route, where this takes 12 µs.
 """
 
 from __future__ import annotations
