@@ -29,11 +29,13 @@ while read -r tag path; do
     $B mkdir -p "/new$path" && $B mount -t virtiofs -o ro "$tag" "/new$path" || echo "init: cannot mount $path"
 done </job/shares
 $B mkdir -p /new/run/job && $B cp /job/run /new/run/job/run
-$B stty -F /new/dev/ttyS1 raw -echo
+# As switch_root does it: the mount itself becomes the namespace's root, so that setns(2) into a container's mount namespace
+# later starts at the container's root. This shell keeps the initramfs as its own root and the new one as its folder.
+cd /new && $B mount -o move . /
+$B stty -F dev/ttyS1 raw -echo
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
-    $B chroot /new /bin/sh /run/job/run </new/dev/null >/new/dev/ttyS1 2>&1
+    $B chroot . /bin/sh /run/job/run <dev/null >dev/ttyS1 2>&1
 status=$?
 $B sync
 printf "\nJOB-EXIT %s\n" "$status"
-$B umount /new/mnt/state 2>/dev/null
 $B poweroff -f
