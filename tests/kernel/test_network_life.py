@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.drivers.network.driver import NetworkDriver
-from orchestrator.drivers.network.namespace import entered, get_sysctl, link_exists, link_index
+from orchestrator.drivers.network.namespace import entered, get_sysctl, link_exists, link_index, set_sysctl
 from orchestrator.errors import StepError
 from orchestrator.model.desired import NetworkSpec, Protocol, Publish, ServiceSpec, Stack
 from orchestrator.model.ids import Incarnation, Kind, Ref
@@ -309,6 +309,30 @@ def test_two_instances_side_by_side_share_nothing(wire: Wire, tmp_path: Path) ->
         assert ask(first, "198.51.100.9", 80) is not None
         servers[1].close()
     assert world(wire) == before
+
+
+def test_the_last_instance_turns_forwarding_off_again(wire: Wire, tmp_path: Path) -> None:
+    with machine(tmp_path / "a", wire) as one:
+        one.network("front", "web-1")
+        with machine(tmp_path / "b", wire) as two:
+            two.network("front", "web-1")
+            one.close()
+            assert world(wire)["forwarding"] == "1"
+            assert "1330774016" in world(wire)["rules"]  # the mark of all instances, in the guard alone
+    assert world(wire)["forwarding"] == "0"
+
+
+def test_forwarding_that_was_on_stays_on_and_is_not_ours_to_guard(wire: Wire, tmp_path: Path) -> None:
+    with entered(wire.host):
+        set_sysctl("ipv4/ip_forward", "1")
+    try:
+        with machine(tmp_path, wire) as host:
+            host.network("front", "web-1")
+            assert "1330774016" not in world(wire)["rules"]
+        assert world(wire)["forwarding"] == "1"
+    finally:
+        with entered(wire.host):
+            set_sysctl("ipv4/ip_forward", "0")
 
 
 def problems(host: Machine, stack: Stack) -> list[str]:

@@ -164,7 +164,9 @@ class Effect:
         self, old: Loaded, networks: Mapping[str, NetworkRules], services: Mapping[str, ServiceRules]
     ) -> None:
         off = get_sysctl("ipv4/ip_forward") == "0"
-        guard = old.guard if old.digest else off
+        guard = (
+            old.guard if old.digest else off or any(_tagged(hub) for hub in (self.hub, *self._other_hubs()))
+        )
         if not old.digest:
             # Before the first effect, so that a kill in between still finds what forwarding was.
             self._store(Loaded(guard=guard, digest="none"))
@@ -172,7 +174,7 @@ class Effect:
         before, after = self._table_of(old), self._table_of(new)
         script = whole(after)
         digest = hashlib.sha256(script.encode()).hexdigest()
-        self._connect(old.networks, networks)
+        self._connect(old.networks, networks, guard)
         there = old.digest != "" and netlink.table_exists(self._table)
         if not there or old.digest != hashlib.sha256(whole(before).encode()).hexdigest():
             _nft(script)
@@ -202,8 +204,8 @@ class Effect:
             )
         )
 
-    def _connect(self, old: Mapping[str, NetworkRules], new: Mapping[str, NetworkRules]) -> None:
-        """The hub holds exactly the gateways of `new`."""
+    def _connect(self, old: Mapping[str, NetworkRules], new: Mapping[str, NetworkRules], guard: bool) -> None:
+        """The hub holds exactly the gateways of `new`; its tag tells other instances of `guard`."""
         before = {each.gateway: each for each in old.values()}
         after = {each.gateway: each for each in new.values()}
         if before == after and link_exists(self.hub):
@@ -214,6 +216,7 @@ class Effect:
                 mac = bytes((0x02, 0, *self.group.to_bytes(4, "big")))
                 each.run([netlink.veth(self.hub, mac, self.group, f"{self.hub}-x")])
                 set_sysctl(f"ipv6/conf/{self.hub}/disable_ipv6", "1")
+                set_sysctl(f"ipv4/conf/{self.hub}/tag", str(int(guard)))
                 index = link_index(self.hub) or 0
                 each.run([netlink.up(index)])
             each.run(
@@ -233,10 +236,14 @@ class Effect:
         if link_exists(self.hub):
             with netlink.Socket() as each:
                 each.run([netlink.remove_link(self.hub)])
-        others = any(name.startswith(HUB) for name in os.listdir("/proc/sys/net/ipv4/conf"))  # noqa: PTH208
-        if old.guard and not others:
+        if old.guard and not self._other_hubs():
             set_sysctl("ipv4/ip_forward", "0")
         self._file.unlink(missing_ok=True)
+
+    def _other_hubs(self) -> list[str]:
+        names = os.listdir("/proc/sys/net/ipv4/conf")  # noqa: PTH208
+        ours = (self.hub, f"{self.hub}-x")
+        return [each for each in names if each.startswith(HUB) and each not in ours]
 
     def _read(self) -> Loaded:
         try:
@@ -275,6 +282,14 @@ class Effect:
         with open(Path(self._folder, ".lock"), "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _tagged(hub: str) -> bool:
+    """Whether forwarding was off before the instance with this hub, so that it is on because of us alone."""
+    try:
+        return get_sysctl(f"ipv4/conf/{hub}/tag") == "1"
+    except FileNotFoundError:
+        return False  # no such hub (any more)
 
 
 def _mark(path: Path) -> tuple[int, int, int]:
