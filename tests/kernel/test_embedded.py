@@ -229,6 +229,16 @@ def test_operations_can_be_repeated(lab: Lab) -> None:
     assert target.id not in {each.id for each in lab.driver.observe("lab")}
 
 
+def test_what_was_killed_can_be_started_again(lab: Lab) -> None:
+    """The kernel remembers cgroup.kill, and would kill the next process that is born there."""
+    target = lab.run(*SLEEP, spec=replace(BARE, stop=Stop(signal="TERM", grace=0.05)))
+    lab.driver.stop(target)
+    lab.driver.start(target)
+    lab.exec(target, "true")
+    assert lab.observe(target).phase is Phase.RUNNING
+    assert len(lab.observe(target).exits) == 1
+
+
 def test_a_restart_keeps_what_was_written(lab: Lab) -> None:
     target = lab.shell("cat /note 2>/dev/null; echo kept > /note", BARE)
     until(lambda: lab.observe(target).pid is None)

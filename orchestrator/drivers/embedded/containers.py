@@ -83,6 +83,7 @@ class Containers:
         names = (target.stack, group.id, target.id)
         self._supervisor.ensure()
         self.create(target)  # again where a creation was cut short
+        self._fresh_cgroup(names)
         self._cgroups.make(names, spec.limits)
         root = self._roots.root(_needed(record, Kind.ROOTFS))
         program = container_program(spec, group_spec, self._place(record, spec, root, names))
@@ -222,6 +223,12 @@ class Containers:
         if record is None or not record.readable:
             raise StepError(f"{group.ref}: no record of {group.id}")
         return codec.decode(GroupSpec, record.spec)
+
+    def _fresh_cgroup(self, names: Names) -> None:
+        """Where cgroup.kill was ever written, kernels from 6.14 on kill at once what clone3 puts into that cgroup (they
+        compare its kill_seq with that of the parent's cgroup): a new process gets a new folder."""
+        if self._cgroups.exists(names) and not self._cgroups.populated(names):
+            self._cgroups.remove(names)
 
     def _running(self, target: Incarnation, names: Names) -> bool:
         # The kernel's word first: it needs no supervisor, and most deletions find nothing.
