@@ -6,7 +6,9 @@ To add one: a function from a folder to a context that yields a `World`, and a l
 
 from __future__ import annotations
 
+import os
 import secrets
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,10 @@ from typing import Any
 import pytest
 
 from orchestrator.drivers import fake
+from orchestrator.drivers.embedded.driver import EmbeddedDriver
+from orchestrator.drivers.network.driver import NetworkDriver
+from orchestrator.drivers.rootfs.driver import RootfsDriver
+from orchestrator.drivers.volumes import VolumeDriver
 from orchestrator.execute.executor import Status, StepResult, execute
 from orchestrator.model.desired import Spec, Stack, Stop
 from orchestrator.model.ids import Incarnation, Kind, Ref
@@ -25,6 +31,8 @@ from orchestrator.model.observed import Observation, Observed
 from orchestrator.plan.changes import Plan, Policy
 from orchestrator.plan.planner import plan
 from orchestrator.ports.driver import Bound, Driver
+from orchestrator.ports.layout import Layout
+from orchestrator.supervisor.client import Supervisor
 from tests.properties.stacks import NAME, Group
 
 # Where a world may differ from the suite: (world, test) -> why. Shown as expected failures, never as skips.
@@ -126,7 +134,26 @@ def fake_world(folder: Path) -> Iterator[World]:
     yield World(name="fake", drivers=fake.drivers(driver))
 
 
+@contextmanager
+def embedded_world(folder: Path) -> Iterator[World]:
+    """The real thing, with a network namespace in the place of the host's."""
+    name = f"contract{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    layout = Layout.at(folder)
+    supervisor = Supervisor(layout)
+    try:
+        roots, volumes = RootfsDriver(layout), VolumeDriver(layout)
+        network = NetworkDriver(layout, host_netns=f"/run/netns/{name}")
+        runtime = EmbeddedDriver(layout, supervisor, roots=roots, volumes=volumes, network=network)
+        found: tuple[Driver, ...] = (runtime, roots, volumes, network)
+        yield World(name="embedded", drivers={kind: each for each in found for kind in each.kinds})
+    finally:
+        supervisor.stop()
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
 Make = Callable[[Path], AbstractContextManager[World]]
 WORLDS: Mapping[str, tuple[Make, tuple[pytest.MarkDecorator, ...]]] = {
     "fake": (fake_world, ()),
+    "embedded": (embedded_world, (pytest.mark.root,)),
 }
