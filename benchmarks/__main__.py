@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import limit, measures, report, rivals
+from orchestrator.ports.layout import Layout
 from tests import leaks
 
 HERE = Path(__file__).resolve().parent
@@ -77,7 +78,11 @@ def main() -> int:
         found = measure(folder, quick=arguments.quick, with_rivals=arguments.rivals)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        left = leaks.leaked(before)
+        left = [
+            each
+            for each in leaks.leaked(before)
+            if folder.name in each or Layout.at(folder / "root").instance in each
+        ]
         for each in left:
             print(f"left behind: {each}", file=sys.stderr)
     print(report.table(found))
