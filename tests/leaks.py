@@ -13,6 +13,7 @@ from pathlib import Path
 
 Snapshot = Mapping[str, frozenset[str]]
 
+SYSCTLS = ("net/ipv4/ip_forward", "net/ipv4/conf/all/rp_filter", "net/ipv4/conf/all/route_localnet")
 MODULES = (b"orchestrator.supervisor", b"orchestrator/supervisor", b"-m\0orchestrator")
 
 
@@ -25,6 +26,7 @@ def snapshot() -> Snapshot:
         "nft table": frozenset(_tables()),
         "network namespace": frozenset(_listing(Path("/run/netns"))),
         "process": frozenset(_processes()),
+        "sysctl": frozenset(f"{name} = {_read(name)}" for name in SYSCTLS),
     }
 
 
@@ -77,6 +79,10 @@ def _processes() -> list[str]:
         if any(module in command for module in MODULES):
             found.append(f"{each} {command.replace(bytes(1), b' ').decode(errors='replace')[:160]}")
     return found
+
+
+def _read(name: str) -> str:
+    return Path("/proc/sys", name).read_text().strip()
 
 
 def _paths(folder: Path) -> list[Path]:
