@@ -29,7 +29,7 @@ class Connection:
         self._loop, self._sock, self._serve = loop, sock, serve
         self._incoming = wire.Incoming()
         self._outgoing: deque[tuple[memoryview, Sequence[int]]] = deque()
-        self._waiting = 0
+        self._waiting, self._events = 0, READ
         self.closed: list[Callable[[], None]] = []
         self.open = True
         loop.watch(sock.fileno(), self._ready)
@@ -63,7 +63,8 @@ class Connection:
             callback()
 
     def _ready(self) -> None:
-        self._flush()
+        if self._outgoing:
+            self._flush()
         try:
             more = self.open and self._incoming.receive(self._sock)
             while self.open and (frame := self._incoming.take()) is not None:
@@ -92,8 +93,10 @@ class Connection:
             self.close()
         if self.open and self._waiting > _MOST:
             self.close()
-        if self.open:
-            self._loop.change(self._sock.fileno(), READ | (WRITE if self._outgoing else 0))
+        events = READ | (WRITE if self._outgoing else 0)
+        if self.open and events != self._events:
+            self._events = events
+            self._loop.change(self._sock.fileno(), events)
 
 
 def trusted(sock: socket.socket) -> bool:

@@ -74,10 +74,13 @@ class Container:
 
     def open_logs(self) -> None:
         """Open our ends of the FIFOs, making them where missing. O_RDWR: no end of a reader ends them."""
-        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            os.mkdir(self.folder, 0o700)
         fds: list[int] = []
         try:
             for name in _STREAMS:
+                with suppress(FileExistsError):
+                    os.mkfifo(f"{self.folder}/{name}", 0o600)
                 fds.append(self._open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
         except BaseException:
             for fd in fds:
@@ -91,10 +94,7 @@ class Container:
         return [self._open(name, os.O_RDWR | os.O_CLOEXEC) for name in _STREAMS]
 
     def _open(self, name: str, flags: int) -> int:
-        path = f"{self.folder}/{name}"
-        with suppress(FileExistsError):
-            os.mkfifo(path, 0o600)
-        return os.open(path, flags | os.O_NOFOLLOW)
+        return os.open(f"{self.folder}/{name}", flags | os.O_NOFOLLOW)
 
     def pump(self, stream: int) -> int:
         """Move what waits in one FIFO (1 stdout, 2 stderr) into the ring."""

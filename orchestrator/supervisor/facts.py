@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 
@@ -18,29 +19,36 @@ def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+@cache
 def boot_id() -> str:
+    """/proc/sys/kernel/random/boot_id; it cannot change while we run."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
 
 
 def start_ticks(pid: int) -> int | None:
     """Field 22 of /proc/PID/stat (proc(5)), a zombie's too; None: no such process."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (FileNotFoundError, ProcessLookupError):
-        return None
+    fields = _stat(pid)
+    return int(fields[19]) if fields else None
 
 
 def zombie_status(pid: int, ticks: int | None) -> int | None:
     """The wait status of a process that has ended and that nobody has reaped yet: field 52 of /proc/PID/stat (proc(5));
     None if it is no zombie, or another process."""
+    fields = _stat(pid)
+    return int(fields[49]) if fields and fields[0] == b"Z" and int(fields[19]) == ticks else None
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """Fields 3 and on of /proc/PID/stat; what comes before may hold spaces and brackets."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(fd, 4096).rpartition(b")")[2].split()
+        finally:
+            os.close(fd)
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return int(fields[49]) if fields[0] == b"Z" and int(fields[19]) == ticks else None
 
 
 def oom_kills(paths: Iterable[str]) -> int:

@@ -17,9 +17,9 @@ _MAX_SIZE = 64 * 1024
 
 
 def append(path: str, exit: dict[str, Any]) -> None:
-    """Add one line; makes the folder. A torn last line (a kill in the middle) is ended first."""
+    """Add one line. A torn last line (a kill in the middle) is ended first. Raises OSError, also where the folder was
+    removed: then nobody wants to know any more."""
     line = json.dumps(exit, separators=(",", ":")).encode() + b"\n"
-    os.makedirs(os.path.dirname(path), exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         size = os.fstat(fd).st_size

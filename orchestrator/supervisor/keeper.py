@@ -40,8 +40,8 @@ class Keeper:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(self._end()))
 
     def keep(self) -> None:
-        """Until told to stop: a supervisor is there and we are connected to it."""
-        while True:
+        """Until told to stop, or the run folder is taken away: a supervisor is there and we are connected to it."""
+        while self._link or os.path.isdir(self._run):
             if self._link is None:
                 self._attach()
             waiting = [each for each in (self._link, self._wake) if each is not None]

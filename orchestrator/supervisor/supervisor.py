@@ -50,7 +50,7 @@ class Supervision:
         adoption.sweep(self._run, self._containers.values())
         listener = _listen(self._run)
         self._loop.watch(listener.fileno(), partial(self._accept, listener))
-        self._loop.later(_IDLE, self._close_idle)
+        self._loop.later(_IDLE, self._tick)
         gc.collect()
         gc.freeze()  # children touch no object's collector header: fewer pages are copied
         self._loop.run()
@@ -137,6 +137,7 @@ class Supervision:
         )
         container.starts, container.started = earlier + 1, facts.boottime()
         container.before = facts.oom_kills(container.oom_files)
+        os.makedirs(os.path.dirname(container.journal), mode=0o700, exist_ok=True)
         container.open_logs()
         self._containers[container.id] = container
         return container
@@ -264,8 +265,8 @@ class Supervision:
         container.pid = container.ticks = None
         container.stopping = False
         try:
+            # The record keeps its pid: that this start has ended is told by the journal alone, in one write.
             journal.append(container.journal, {**exit, "boot": self._boot})
-            container.save(self._boot)
         except OSError as error:  # a full disk: what is in memory stays true
             print(
                 f"cannot record an exit container={container.id} error={error}", file=sys.stderr, flush=True
@@ -279,13 +280,11 @@ class Supervision:
             connection.send({"ended": container.id})
 
     def _adopt(self, container: Container) -> None:
-        container.open_logs()
         if container.exits and container.exits[-1].get("starts") == container.starts:
-            container.drain()  # its end stands in the journal: the earlier supervisor was killed right after
-            container.close()
-            container.pid = container.ticks = None
-            container.save(self._boot)
+            container.pid = container.ticks = None  # this start has ended: it stands in the journal
+            container.stopping = False
             return
+        container.open_logs()
         container.pidfd = adoption.pidfd(container)
         if container.pidfd < 0:
             self._adopted_ended(container, 0)
@@ -315,12 +314,15 @@ class Supervision:
         if self._keeper is not None:
             self._keeper.send({"hold": container.id}, container.fifos)
 
-    def _close_idle(self) -> None:
+    def _tick(self) -> None:
+        """Close the files of idle rings; end where the run folder was taken away, for nobody can reach us any more."""
+        if not os.path.exists(f"{self._run}/{SOCKET}"):
+            self._loop.stopped = True
         old = time.monotonic() - _IDLE
         for container in self._containers.values():
             if container.ring is not None and container.ring.used < old:
                 container.ring.close()
-        self._loop.later(_IDLE, self._close_idle)
+        self._loop.later(_IDLE, self._tick)
 
 
 def _birth(header: dict[str, Any]) -> launcher.Birth:
