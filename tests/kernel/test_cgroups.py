@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.drivers.embedded.cgroups import Cgroups, missing
+from orchestrator.drivers.embedded.cgroups import Cgroups
 from orchestrator.drivers.embedded.devices import disk_number
 from orchestrator.drivers.embedded.hierarchies import Hierarchies
+from orchestrator.drivers.embedded.preflight import missing
 from orchestrator.errors import StepError
 from orchestrator.model.desired import IoLimit, Limits
 from orchestrator.ports.layout import Layout

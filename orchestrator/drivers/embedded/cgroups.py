@@ -7,15 +7,16 @@ is made only where a limit is set at that level or below. Must not touch a cgrou
 
 from __future__ import annotations
 
-# ruff: noqa: PTH102, PTH106, PTH112, PTH208
+# ruff: noqa: PTH106, PTH112, PTH208
 import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
+from orchestrator.drivers.embedded import files
 from orchestrator.drivers.embedded import limits as values
 from orchestrator.drivers.embedded.devices import disk_number
 from orchestrator.drivers.embedded.hierarchies import CONTROLLERS, Hierarchies, systemd_runs
@@ -95,14 +96,14 @@ class Cgroups:
     def populated(self, names: Names) -> bool:
         """Whether any process is in it or below."""
         try:
-            return b"populated 1" in _read(f"{self.folder(names)}/cgroup.events")
+            return b"populated 1" in files.read(f"{self.folder(names)}/cgroup.events")
         except OSError:
             return False
 
     def processes(self, names: Names) -> tuple[int, ...]:
         """The processes in the v2 folder itself."""
         with contextlib.suppress(OSError):
-            return tuple(int(each) for each in _read(f"{self.folder(names)}/cgroup.procs").split())
+            return tuple(int(each) for each in files.read(f"{self.folder(names)}/cgroup.procs").split())
         return ()
 
     # making and limiting
@@ -110,7 +111,7 @@ class Cgroups:
     def make(self, names: Names, limits: Limits) -> None:
         """Make the folder at this level, with limits. Existing ones lose what is not asked for. Raises StepError."""
         try:
-            fresh = _make(self.folder(names))
+            fresh = files.make(self.folder(names))
             self._apply(names, limits, reset=not fresh)
         except OSError as error:
             raise StepError.of(f"cgroup {'/'.join(names)}", error, hint=_hint(error)) from error
@@ -144,7 +145,7 @@ class Cgroups:
             version = self.versions[each.controller]
             text = each.text
             if each.field == "cpuset" and version == 1 and not text.strip():
-                text = _read(f"{os.path.dirname(path)}/../cpuset.cpus").decode()  # noqa: PTH120
+                text = files.read(f"{os.path.dirname(path)}/../cpuset.cpus").decode()  # noqa: PTH120
             try:
                 self._write(names, path, text, each.controller)
             except OSError as error:
@@ -161,12 +162,12 @@ class Cgroups:
     def _write(self, names: Names, path: str, text: str, controller: str) -> None:
         """Write to an interface file; on v2 it appears only once its controller is enabled above."""
         try:
-            _write(path, text)
+            files.write(path, text)
         except OSError as error:
             if self.versions[controller] != 2 or error.errno not in _NO_FILE:
                 raise
             self._enable(names, controller)
-            _write(path, text)
+            files.write(path, text)
 
     def _ordered(self, names: Names, wanted: list[values.Setting]) -> list[values.Setting]:
         """v1 keeps memory <= memory + swap at every moment: the sum first when it is raised, last when lowered."""
@@ -174,7 +175,7 @@ class Cgroups:
         if swap is None or self.versions["memory"] != 1:
             return wanted
         try:
-            now = int(_read(f"{self.folder(names, 'memory')}/{swap.file}"))
+            now = int(files.read(f"{self.folder(names, 'memory')}/{swap.file}"))
         except OSError:
             return wanted
         raised = swap.text == "-1" or int(swap.text) >= now
@@ -197,11 +198,11 @@ class Cgroups:
                 self._write(names, f"{folder}/{file}", line, "io")
 
     def _limited(self, folder: str, version: int) -> set[str]:
-        files = ("io.max",) if version == 2 else tuple(file for file, _ in values.io_v1(None, ""))
+        names = ("io.max",) if version == 2 else tuple(file for file, _ in values.io_v1(None, ""))
         found = set()
-        for file in files:
+        for file in names:
             with contextlib.suppress(OSError):
-                found |= {line.split()[0] for line in _read(f"{folder}/{file}").decode().splitlines()}
+                found |= {line.split()[0] for line in files.read(f"{folder}/{file}").decode().splitlines()}
         return found
 
     def _device(self, device: str | None) -> str:
@@ -216,25 +217,25 @@ class Cgroups:
         for part in (self._layout.cgroup, *names):
             with contextlib.suppress(FileNotFoundError):
                 try:
-                    _write(f"{path}/cgroup.subtree_control", f"+{controller}")
+                    files.write(f"{path}/cgroup.subtree_control", f"+{controller}")
                 except OSError as error:
                     if error.errno != errno.EBUSY or not self._unit:
                         raise
                     self._clear_unit(path)
-                    _write(f"{path}/cgroup.subtree_control", f"+{controller}")
+                    files.write(f"{path}/cgroup.subtree_control", f"+{controller}")
             path = f"{path}/{part}"
 
     def _clear_unit(self, unit: str) -> None:
         """A cgroup passes controllers on only while no process is in itself: keeper and supervisor go to a leaf."""
-        _make(f"{unit}/supervisor")
-        while pids := _read(f"{unit}/cgroup.procs").split():
+        files.make(f"{unit}/supervisor")
+        while pids := files.read(f"{unit}/cgroup.procs").split():
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
-                    _write(f"{unit}/supervisor/cgroup.procs", pid.decode())
+                    files.write(f"{unit}/supervisor/cgroup.procs", pid.decode())
 
     def _make_v1(self, names: Names, controller: str) -> bool:
         path = self.folder(names, controller)
-        made = _make(path)
+        made = files.make(path)
         if controller == "cpuset":
             self._fill_cpuset(names)
         return made
@@ -244,8 +245,8 @@ class Cgroups:
         parent = os.path.dirname(self.base("cpuset"))  # noqa: PTH120
         for part in (self._layout.cgroup, *names):
             for file in ("cpuset.cpus", "cpuset.mems"):
-                if not _read(f"{parent}/{part}/{file}").strip():
-                    _write(f"{parent}/{part}/{file}", _read(f"{parent}/{file}").decode().strip())
+                if not files.read(f"{parent}/{part}/{file}").strip():
+                    files.write(f"{parent}/{part}/{file}", files.read(f"{parent}/{file}").decode().strip())
             parent = f"{parent}/{part}"
 
     def _gather(self, names: Names, joined: Iterable[str]) -> None:
@@ -261,7 +262,7 @@ class Cgroups:
         while left := set(self.processes(leaf)) - moved:
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
-                    _write(f"{folder}/cgroup.procs", str(pid))
+                    files.write(f"{folder}/cgroup.procs", str(pid))
             moved |= left
 
     def _leaves(self, names: Names) -> Iterator[Names]:
@@ -287,7 +288,7 @@ class Cgroups:
                 if name == "io":
                     found["limits.io"] = self._read_io(names, limits, version)
                 elif file := values.file_of(name, version):
-                    text = _read(f"{self.folder(names, controller)}/{file}").decode()
+                    text = files.read(f"{self.folder(names, controller)}/{file}").decode()
                     found[f"limits.{name}"] = values.value_read(name, text, limits, version)
         return found
 
@@ -298,11 +299,11 @@ class Cgroups:
         for limit in limits.io:
             device = self._device(limit.device)
             if version == 2:
-                lines = _read(f"{folder}/io.max").decode().splitlines()
+                lines = files.read(f"{folder}/io.max").decode().splitlines()
                 kept = values.io_line(limit, device) in lines
             else:
                 kept = all(
-                    line in _read(f"{folder}/{file}").decode().splitlines()
+                    line in files.read(f"{folder}/{file}").decode().splitlines()
                     for file, line in values.io_v1(limit, device)
                     if not line.endswith(" 0")
                 )
@@ -315,7 +316,7 @@ class Cgroups:
     def kill(self, names: Names) -> None:
         """SIGKILL to every process in it and below (cgroup.kill, Linux 5.14)."""
         with contextlib.suppress(FileNotFoundError):
-            _write(f"{self.folder(names)}/cgroup.kill", "1")
+            files.write(f"{self.folder(names)}/cgroup.kill", "1")
 
     def remove(self, names: Names, *, timeout: float = 10.0) -> None:
         """Kill what is left and remove the folders in every hierarchy. Raises StepError after `timeout` seconds."""
@@ -362,57 +363,6 @@ class Cgroups:
         for controller in (None, *self.host.v1):
             with contextlib.suppress(OSError):
                 os.rmdir(self.base(controller))
-
-
-def missing(host: Hierarchies, limits: Limits) -> Iterator[tuple[str, str]]:
-    """(field, message) for each limit that this host cannot enforce, by controller."""
-    versions: Mapping[str, int | None] = {each: host.version(each) for each in CONTROLLERS}
-    for name, controller in values.CONTROLLER_OF.items():
-        if getattr(limits, name) in (None, ()):
-            continue
-        field = f"limits.{name}"
-        if versions[controller] is None:
-            yield field, f"this host has no {controller} cgroup controller"
-        elif versions[controller] == 1 and name == "memory_high":
-            yield field, "the memory controller is on cgroup v1 here, which has no memory_high"
-        elif versions[controller] == 1 and name == "swap" and limits.swap:
-            if limits.memory is None:
-                yield (
-                    field,
-                    "the memory controller is on cgroup v1 here, where swap is limited only together with memory",
-                )
-            elif not os.path.exists(f"{host.v1['memory']}/memory.memsw.limit_in_bytes"):  # noqa: PTH110
-                yield field, "the memory controller of this host does not account swap"
-
-
-def _make(path: str) -> bool:
-    """mkdir -p; whether the folder is new."""
-    try:
-        os.mkdir(path, 0o755)
-    except FileExistsError:
-        return False
-    except FileNotFoundError:
-        _make(os.path.dirname(path))  # noqa: PTH120
-        return _make(path)
-    return True
-
-
-def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 65536)
-    finally:
-        os.close(fd)
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror} (writing {text.strip()!r})", path) from error
-    finally:
-        os.close(fd)
 
 
 def _hint(error: OSError) -> str | None:

@@ -6,14 +6,13 @@ In: a stack and the host's cgroup hierarchies. Out: `Problem`s. Reads the host, 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from orchestrator.drivers.embedded import limits as values
-from orchestrator.drivers.embedded.cgroups import missing
 from orchestrator.drivers.embedded.containers import host_init
 from orchestrator.drivers.embedded.devices import disk_number
-from orchestrator.drivers.embedded.hierarchies import Hierarchies
+from orchestrator.drivers.embedded.hierarchies import CONTROLLERS, Hierarchies
 from orchestrator.drivers.embedded.signals import signal_number
 from orchestrator.errors import StepError
 from orchestrator.model.desired import BindMount, ContainerSpec, GroupSpec, Limits, Stack, StackSpec
@@ -63,6 +62,27 @@ def _limits(ref: Ref, limits: Limits, layout: Layout, host: Hierarchies) -> Iter
             disk_number(each.device, os.fspath(layout.state))
         except ValueError as error:
             yield Problem(ref=ref, field="limits.io", message=str(error))
+
+
+def missing(host: Hierarchies, limits: Limits) -> Iterator[tuple[str, str]]:
+    """(field, message) for each limit that this host cannot enforce, by controller."""
+    versions: Mapping[str, int | None] = {each: host.version(each) for each in CONTROLLERS}
+    for name, controller in values.CONTROLLER_OF.items():
+        if getattr(limits, name) in (None, ()):
+            continue
+        field = f"limits.{name}"
+        if versions[controller] is None:
+            yield field, f"this host has no {controller} cgroup controller"
+        elif versions[controller] == 1 and name == "memory_high":
+            yield field, "the memory controller is on cgroup v1 here, which has no memory_high"
+        elif versions[controller] == 1 and name == "swap" and limits.swap:
+            if limits.memory is None:
+                yield (
+                    field,
+                    "the memory controller is on cgroup v1 here, where swap is limited only together with memory",
+                )
+            elif not os.path.exists(f"{host.v1['memory']}/memory.memsw.limit_in_bytes"):  # noqa: PTH110
+                yield field, "the memory controller of this host does not account swap"
 
 
 def _cpuset(text: str) -> str | None:
