@@ -16,6 +16,8 @@ from orchestrator.cli.main import cli
 from orchestrator.drivers.fake import FakeDriver
 from orchestrator.errors import StepError
 from orchestrator.model.ids import Ref
+from orchestrator.ports.driver import Problem
+from orchestrator.state.locks import StackLock
 from orchestrator.supervisor.logs import Ring
 from tests.unit.fake_app import Stage
 
@@ -203,3 +205,51 @@ def test_reader_that_stops_reading_is_no_error(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("0\n")
     assert done.stderr == ""
+
+
+def test_stack_that_somebody_else_holds_is_a_conflict(stage: Stage) -> None:
+    lock = StackLock(stage.open().layout.lock("shop"), stack="shop", command="apply shop")
+    with lock.acquire(wait=False):
+        done = run(stage, "apply", "-f", "shop.yaml", "--timeout", "1s", code=4)
+    assert f"stack shop is held by process {os.getpid()} (apply shop)" in done.stderr
+
+
+def test_problem_of_the_host_is_told_at_its_place_before_anything_is_touched(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = Problem(
+        ref=DB, field="limits.memory", message="this host has no memory controller", hint="boot with it"
+    )
+    monkeypatch.setattr(type(stage.fake), "check", lambda self, stack: [problem])
+    for verb in ("plan", "apply"):
+        done = run(stage, verb, "-f", "shop.yaml", code=2)
+        assert "error[ORC401]: this host has no memory controller\n  --> shop.yaml:19" in done.stderr
+    assert not stage.fake.things
+
+
+def test_host_that_can_run_nothing_is_exit_1(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem(
+        ref=Ref.parse("stack/shop"), field="", message="containers need root", hint="run it with sudo"
+    )
+    monkeypatch.setattr(type(stage.fake), "check", lambda self, stack: [problem])
+    done = run(stage, "apply", "-f", "shop.yaml", code=1)
+    assert done.stderr == "error: containers need root\n  hint: run it with sudo\n"
+
+
+def test_several_stacks_of_a_folder_are_planned_together(stage: Stage) -> None:
+    (stage.folder / "other.yaml").write_text(SHOP.read_text().replace("stack: shop", "stack: other"))
+    found = json.loads(run(stage, "plan", "-f", ".", "-o", "json").stdout)
+    assert [each["stack"] for each in found["plans"]] == ["other", "shop"]
+
+
+def test_env_file_fills_variables_and_the_environment_wins(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (stage.folder / "shop.yaml").write_text(SHOP.read_text().replace("64MiB", "'${SIZE}'"))
+    (stage.folder / "sizes.env").write_text("SIZE=32MiB\n")
+    assert "variable SIZE is not set" in run(stage, "plan", "-f", "shop.yaml", code=2).stderr
+    arguments = ("plan", "-f", "shop.yaml", "--env-file", "sizes.env")
+    run(stage, "apply", "-f", "shop.yaml", "--env-file", "sizes.env")
+    assert "No changes." in run(stage, *arguments).stdout
+    monkeypatch.setenv("SIZE", "48MiB")
+    assert "32MiB -> 48MiB" in run(stage, *arguments).stdout
