@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.model.ids import Kind
 from orchestrator.ports.layout import Layout
@@ -107,11 +107,11 @@ class App:
 
         return cycles(stack)
 
-    def schema(self) -> dict[str, Any]:
-        """The JSON Schema of stack files."""
-        from orchestrator.manifest.jsonschema import generate
+    def schema(self) -> str:
+        """The JSON Schema of stack files, as the repository keeps it."""
+        from orchestrator.manifest.jsonschema import text
 
-        return generate()
+        return text()
 
     # looking
 

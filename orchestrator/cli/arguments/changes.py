@@ -59,7 +59,9 @@ def plan(
     help="Give up waiting after T, like 90s or 5m (the default). What was made stays.",
 )
 @click.option(
-    "--no-wait", is_flag=True, help="One pass: start what can start now, do not wait for health or jobs."
+    "--no-wait",
+    is_flag=True,
+    help="Start what can start now; what waits for health or jobs is started by the next apply.",
 )
 @click.option(
     "--once",

@@ -68,7 +68,7 @@ def schema(session: Session) -> ExitCode:
     and as the first line of a stack file:
       # yaml-language-server: $schema=stack.schema.json
     """
-    session.terminal.document(session.app.schema())
+    session.terminal.out(session.app.schema(), newline=False)
     return ExitCode.SETTLED
 
 
