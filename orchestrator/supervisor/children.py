@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from orchestrator.supervisor.kernel import processes
 from orchestrator.supervisor.launcher import Launched
 from orchestrator.supervisor.loop import Loop
 
@@ -34,6 +33,17 @@ def ending(code: int, status: int) -> dict[str, int]:
     return {"code" if code == os.CLD_EXITED else "signal": status}
 
 
+def sweep(seen: frozenset[int]) -> frozenset[int]:
+    """The zombies among our children; those that were so at the last sweep (`seen`) are nobody's, and reaped: a process
+    on its way into a container whose first child was killed before it could name it."""
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        pids = [int(word) for word in file.read().split()]
+    dead = frozenset(pid for pid in pids if peek(pid) is not None)
+    for pid in dead & seen:
+        reap(pid)
+    return dead - seen
+
+
 class Child:
     """A child and its report. The caller sets the callbacks before the loop goes on."""
 
@@ -46,10 +56,6 @@ class Child:
         self.ended: Callable[[dict[str, int]], None] = lambda status: None
         loop.watch(self._report, self.finish)
         loop.watch(self._pidfd, self._end)
-
-    def kill(self, signum: int) -> None:
-        if self._pidfd >= 0:
-            processes.pidfd_send_signal(self._pidfd, signum)
 
     def finish(self) -> None:
         """Take in what the report holds now."""

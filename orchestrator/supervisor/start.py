@@ -48,10 +48,12 @@ def ensure(layout: Layout) -> None:
 
 def stop(layout: Layout) -> None:
     """Both are gone when this returns; containers go on."""
-    with suppress(OSError), wire.connect(str(layout.supervisor_socket)) as sock:
+    path, lock = str(layout.supervisor_socket), layout.run / "keeper.lock"
+    # Told to a supervisor whose keeper is not (yet) connected, the keeper would start it again.
+    _until(lambda: not _locked(lock) or _whole(path), time.monotonic() + 2)
+    with suppress(OSError), wire.connect(path) as sock:
         wire.send(sock, {"op": "stop"})
         wire.receive(sock, wire.Incoming())
-    lock = layout.run / "keeper.lock"
     if _until(lambda: not _locked(lock), time.monotonic() + 2) is False:
         with suppress(OSError, ValueError):
             os.kill(

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from orchestrator.supervisor import adoption, facts, journal, launcher, wire
-from orchestrator.supervisor.children import Child
+from orchestrator.supervisor.children import Child, sweep
 from orchestrator.supervisor.connection import Connection, trusted
 from orchestrator.supervisor.container import Container
 from orchestrator.supervisor.kernel import CallError, processes
@@ -40,6 +40,7 @@ class Supervision:
         self._waiting: dict[str, list[tuple[Connection, Any]]] = {}
         self._subscribers: set[Connection] = set()
         self._keeper: Connection | None = None
+        self._zombies: frozenset[int] = frozenset()
 
     def serve(self) -> None:
         """Adopt what runs, then answer until `stop`."""
@@ -315,9 +316,10 @@ class Supervision:
             self._keeper.send({"hold": container.id}, container.fifos)
 
     def _tick(self) -> None:
-        """Close the files of idle rings; end where the run folder was taken away, for nobody can reach us any more."""
+        """Close the files of idle rings, reap what is nobody's; end where the run folder was taken away."""
         if not os.path.exists(f"{self._run}/{SOCKET}"):
             self._loop.stopped = True
+        self._zombies = sweep(self._zombies)
         old = time.monotonic() - _IDLE
         for container in self._containers.values():
             if container.ring is not None and container.ring.used < old:

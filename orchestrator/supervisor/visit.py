@@ -26,13 +26,13 @@ class Visit:
         self._first.ended = self._first_ended
         self._pid, self._pidfd = 0, -1
         self._status: dict[str, int] | None = None
-        self._expired = False
+        self._expired = self._doomed = False
         self._timer = loop.later(timeout, self._expire) if timeout is not None else None
         connection.closed.append(self.kill)  # nobody is left to whom its end could be told
 
     def kill(self) -> None:
-        """End the process inside, if it is there."""
-        self._first.kill(signal.SIGKILL)
+        """End the process inside, now or as soon as it is there: the first child must still say which it is."""
+        self._doomed = True
         if self._pidfd >= 0:
             processes.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
@@ -43,7 +43,7 @@ class Visit:
     def _entered(self, pid: int) -> None:
         self._pid, self._pidfd = pid, processes.pidfd_open(pid)
         self._loop.watch(self._pidfd, self._ended)
-        if self._expired:
+        if self._doomed:
             self.kill()
 
     def _first_ended(self, status: dict[str, int]) -> None:

@@ -119,7 +119,8 @@ def test_a_stop_that_was_asked_for_is_remembered(place: Lab) -> None:
 
 
 def test_a_pid_of_a_stranger_is_never_adopted_nor_signalled(place: Lab) -> None:
-    place.launch("c", place.light("sleep", "60"))
+    started = place.launch("c", place.light("sleep", "60")).started or 0.0
+    until(lambda: facts.boottime() > started + 0.03, what="another tick of the clock")  # 10 ms each
     stranger = place.launch("stranger", place.light("sleep", "60")).pid
     place.supervisor.stop()
     record = place.layout.run / "containers/c/process.json"
