@@ -28,17 +28,20 @@ FAILED = 127  # exit code of a child that has reported an error
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """What children inherit from this process: capabilities held, and the RLIMIT_NOFILE to give back to them."""
+    """What children inherit from this process: capabilities held, the RLIMIT_NOFILE to give back to them, and signals to
+    be put back to their default."""
 
     permitted: int
     nofile: tuple[int, int]
+    ignored: tuple[int, ...]
 
     @classmethod
     def read(cls) -> Host:
         """As it is now; raises this process's own limit on descriptors to the hard one."""
         inherited = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (inherited[1], inherited[1]))
-        return cls(permitted=privileges.permitted(), nofile=(min(inherited[0], 1024), inherited[1]))
+        nofile = (min(inherited[0], 1024), inherited[1])
+        return cls(permitted=privileges.permitted(), nofile=nofile, ignored=processes.ignored_signals())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +213,7 @@ def _settle(host: Host, keep: set[int], stdio: Sequence[int]) -> None:
     processes.close_others(keep)
     sys.meta_path.clear()  # nothing is ever imported from inside a root
     sys.path_hooks.clear()
-    processes.default_signals()  # Python ignores PIPE and XFSZ
+    processes.default_signals(host.ignored)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if stdio:
         os.setsid()

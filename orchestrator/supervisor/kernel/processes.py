@@ -8,6 +8,7 @@ import fcntl
 import os
 import signal
 import struct
+from collections.abc import Iterable
 
 from orchestrator.supervisor.kernel import CallError, call
 
@@ -100,12 +101,17 @@ def pidfd_exit(pidfd: int) -> int | None:
     return int(status) if mask & _PIDFD_INFO_EXIT else None
 
 
-def default_signals() -> None:
-    """Every ignored signal back to its default disposition: execve(2) would keep it ignored. 32 and 33 are hidden by the C
-    library (nptl(7)), and may be inherited ignored."""
-    for number in (*signal.valid_signals(), 32, 33):
-        if number in (32, 33) or signal.getsignal(number) == signal.SIG_IGN:
-            call("rt_sigaction", int(number), bytes(32), None, 8, about=f"signal {number}")
+def ignored_signals() -> tuple[int, ...]:
+    """What execve(2) would keep ignored: those that Python ignores, those that we inherited so, and 32 and 33, which the
+    C library hides (nptl(7)) and which may be among the latter."""
+    ignored = (number for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN)
+    return (*map(int, ignored), 32, 33)
+
+
+def default_signals(numbers: Iterable[int]) -> None:
+    """Back to the default disposition (rt_sigaction(2))."""
+    for number in numbers:
+        call("rt_sigaction", number, bytes(32), None, 8, about=f"signal {number}")
 
 
 def close_others(keep: set[int]) -> None:
