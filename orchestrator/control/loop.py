@@ -106,6 +106,7 @@ class _Follower:
             self._remember(done)
             end = self._end(done)
             if end:
+                yield from self._health()
                 yield end
                 return
             if done.plan.steps and done.finished:
@@ -201,8 +202,9 @@ class _Follower:
             ready = poll.poll(max(0.0, min(left, SLICE)) * 1000)
             if self.ends and any(fd == self.ends_fd for fd, _ in ready) and not self.ends.drain():
                 self.ends_fd = None
-            for change in self.prober.drain():
-                if change.old is not change.new:
-                    yield change
+            yield from self._health()
             if ready or left <= 0:
                 return
+
+    def _health(self) -> Iterator[HealthChange]:
+        yield from (change for change in self.prober.drain() if change.old is not change.new)
