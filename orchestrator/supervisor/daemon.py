@@ -22,13 +22,17 @@ def main() -> None:
 
         supervisor.main(run)
         return
+    from orchestrator.supervisor import keeper
+
+    # In the foreground: when the command that started us has ended, it is settled who keeps.
+    lock = keeper.lock(run)
+    if lock is None:
+        return
     if role == "keeper":  # "unit": a service manager has detached us already
         _detach()
     _redirect(run)
-    from orchestrator.supervisor import keeper
-
     interpreter = sys.orig_argv[: sys.orig_argv.index(library)]
-    keeper.main(run, [*interpreter, library, "supervisor", run])
+    keeper.main(run, lock, [*interpreter, library, "supervisor", run])
 
 
 def _detach() -> None:
@@ -38,7 +42,7 @@ def _detach() -> None:
 
 
 def _redirect(run: str) -> None:
-    """stdin from /dev/null, the rest into a log that is kept short; nothing open that is not ours; no folder held busy."""
+    """stdin from /dev/null, the rest into a log that is kept short; no folder is held busy."""
     os.chdir("/")
     os.umask(0o077)
     path = f"{run}/{LOG}"
@@ -48,4 +52,3 @@ def _redirect(run: str) -> None:
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for target, fd in enumerate((null, log, log)):
         os.dup2(fd, target)
-    os.closerange(3, 1024)

@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from contextlib import suppress
 
@@ -37,7 +36,8 @@ class Keeper:
         self._signalled = signalled
         signal.set_wakeup_fd(signalled.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(self._end()))
+        self._ending = False
+        signal.signal(signal.SIGTERM, self._terminate)
 
     def keep(self) -> None:
         """Until told to stop, or the run folder is taken away: a supervisor is there and we are connected to it."""
@@ -50,6 +50,10 @@ class Keeper:
                 with suppress(BlockingIOError):
                     self._wake.recv(4096)
             self._reap()
+            if self._ending:  # systemd stops us: the supervisor goes too, the containers stay
+                if self._child:
+                    os.kill(self._child, signal.SIGTERM)
+                return
             if self._link in ready and not self._listen():
                 return
 
@@ -120,23 +124,26 @@ class Keeper:
         for fd in self._held.pop(id, ()):
             os.close(fd)
 
-    def _end(self) -> int:
-        """SIGTERM (systemd stops us): the supervisor goes too, the containers stay."""
-        if self._child:
-            os.kill(self._child, signal.SIGTERM)
-        return 0
+    def _terminate(self, *_: object) -> None:
+        self._ending = True  # acted upon in `keep`, where no spawn is half done
 
 
-def main(run: str, command: list[str]) -> None:
-    """Be the keeper of the instance under `run`; ends at once if there is one. `command` starts the supervisor."""
+def lock(run: str) -> int | None:
+    """Become the keeper of the instance under `run`: the lock's descriptor, held to our end; None if there is one."""
+    fd = os.open(f"{run}/keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def main(run: str, lock: int, command: list[str]) -> None:
+    """Keep the instance under `run`, whose lock we hold. `command` starts the supervisor."""
     with open("/proc/self/comm", "w") as comm:
         comm.write("orc-keeper")
     os.makedirs(f"{run}/orphans", mode=0o700, exist_ok=True)
-    lock = os.open(f"{run}/keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
     processes.prctl(processes.PR_SET_CHILD_SUBREAPER, 1)

@@ -41,6 +41,7 @@ class Supervision:
         self._subscribers: set[Connection] = set()
         self._keeper: Connection | None = None
         self._zombies: frozenset[int] = frozenset()
+        self._inode = 0  # of our socket
 
     def serve(self) -> None:
         """Adopt what runs, then answer until `stop`."""
@@ -50,6 +51,7 @@ class Supervision:
                 self._adopt(container)
         adoption.sweep(self._run, self._containers.values())
         listener = _listen(self._run)
+        self._inode = _inode(self._run)
         self._loop.watch(listener.fileno(), partial(self._accept, listener))
         self._loop.later(_IDLE, self._tick)
         gc.collect()
@@ -317,8 +319,7 @@ class Supervision:
 
     def _tick(self) -> None:
         """Close the files of idle rings, reap what is nobody's; end where the run folder was taken away."""
-        if not os.path.exists(f"{self._run}/{SOCKET}"):
-            self._loop.stopped = True
+        self._loop.stopped = self._loop.stopped or _inode(self._run) != self._inode
         self._zombies = sweep(self._zombies)
         old = time.monotonic() - _IDLE
         for container in self._containers.values():
@@ -366,6 +367,14 @@ def _listen(run: str) -> socket.socket:
         os.close(folder)
     sock.listen(512)
     return sock
+
+
+def _inode(run: str) -> int:
+    """The socket's; -1 where it is gone. Another's there means that our run folder was replaced."""
+    try:
+        return os.stat(f"{run}/{SOCKET}").st_ino
+    except OSError:
+        return -1
 
 
 def main(run: str) -> None:
