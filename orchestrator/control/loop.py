@@ -16,13 +16,13 @@ from orchestrator.control.probes import HealthChange, Prober, targets
 from orchestrator.control.reconciler import Pass, Planned, Reconciler, Stepped
 from orchestrator.control.retries import Attempts
 from orchestrator.errors import OrchestratorError
-from orchestrator.model.ids import Ref
+from orchestrator.model.ids import Kind, Ref
 from orchestrator.plan.changes import Policy, Verb
 
 LOOK_ANYWAY = 5.0  # seconds: drift of which nobody tells
 WITHOUT_ENDS = 0.25
 SLICE = 0.5  # seconds between looks at `cancelled`
-SAME_UPDATES = 3
+SAME_CHANGES = 3
 
 
 class Ends(Protocol):
@@ -95,7 +95,7 @@ class _Follower:
         self.policy = following.policy
         self.attempts = Attempts()
         self.pending: Mapping[Ref, str] = {}
-        self.updates: tuple[object, int] = ((), 0)
+        self.same: tuple[object, int] = ((), 0)
 
     def events(self) -> Iterator[Event]:
         while True:
@@ -138,9 +138,12 @@ class _Follower:
             self.attempts.succeeded(ref)
         self.policy = replace(self.policy, force=self.policy.force - done.finished)
         wants = tuple((each.ref, each.reason) for each in done.plan.changes)
-        updates = bool(done.plan.steps) and all(each.verb is Verb.UPDATE for each in done.plan.changes)
-        again = self.updates[1] + 1 if updates and self.updates[0] == wants else 1
-        self.updates = (wants, again) if updates else ((), 0)
+        # A container's starts have a law of their own (`plan.restarts`); all else must hold once it is done.
+        settling = bool(done.plan.steps) and all(
+            each.verb is Verb.UPDATE or each.ref.kind is not Kind.CONTAINER for each in done.plan.changes
+        )
+        again = self.same[1] + 1 if settling and self.same[0] == wants else 1
+        self.same = (wants, again) if settling else ((), 0)
 
     def _end(self, done: Pass) -> End | None:
         number = self.reconciler.store.number(self.following.name) if done.superseded else done.revision
@@ -148,7 +151,7 @@ class _Follower:
             return Superseded(number=number)
         if self.following.cancelled():
             return Interrupted()
-        if self.updates[1] >= SAME_UPDATES:
+        if self.same[1] >= SAME_CHANGES:
             return Stalled(
                 reasons={each.ref: f"does not settle: {each.reason}" for each in done.plan.changes}
             )

@@ -23,7 +23,7 @@ from orchestrator.drivers import fake
 from orchestrator.errors import ConflictError, StepError
 from orchestrator.execute.executor import Status
 from orchestrator.model.desired import CommandProbe, Health, Stack, Until
-from orchestrator.model.ids import Kind
+from orchestrator.model.ids import Kind, Ref
 from orchestrator.model.observed import Phase
 from orchestrator.plan.changes import Policy
 from orchestrator.ports.layout import Layout
@@ -204,6 +204,23 @@ def test_an_update_that_never_sticks_does_not_spin(world: World, monkeypatch: py
     fake_web.actual["limits.memory"] = 4096
     end = world.follow(wish)[-1]
     assert isinstance(end, Stalled) and "does not settle" in end.reasons[container("web")]
+
+
+def test_a_service_that_never_comes_into_effect_does_not_spin(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Ref(Kind.SERVICE, "web")
+    wish = stack(Group(name="web"), Group(name="api"))
+    monkeypatch.setattr(
+        world.fake,
+        "observe",
+        lambda name: [
+            replace(each, phase=Phase.CREATED) if each.ref == service else each
+            for each in fake.FakeDriver.observe(world.fake, name)
+        ],
+    )
+    end = world.follow(wish)[-1]
+    assert isinstance(end, Stalled) and "does not settle" in end.reasons[service]
 
 
 def test_somebody_elses_lock_is_a_conflict(world: World) -> None:
