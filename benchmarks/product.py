@@ -21,8 +21,8 @@ from orchestrator.ports.layout import Layout
 from orchestrator.supervisor.client import Supervisor
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-SUBNET = "10.213.0.0/20"
-"""Room for the largest stack."""
+SUBNETS = {"bench": "10.213.0.0/20", "warm": "10.213.16.0/28"}
+"""By stack; room for the largest."""
 
 
 def stack_of(name: str, count: int) -> str:
@@ -31,7 +31,7 @@ def stack_of(name: str, count: int) -> str:
         f"  c{i}: {{rootfs: base, command: [/bin/sleep, infinity], stop: {{grace: 0s, signal: KILL}}}}\n"
         for i in range(count)
     )
-    return f"stack: {name}\nrootfs: {{base: host}}\nnetworks: {{default: {{subnet: {SUBNET}}}}}\ncontainers:\n{containers}"
+    return f"stack: {name}\nrootfs: {{base: host}}\nnetworks: {{default: {{subnet: {SUBNETS[name]}}}}}\ncontainers:\n{containers}"
 
 
 class Product:
@@ -101,12 +101,11 @@ class Product:
 
 @contextmanager
 def instance(folder: Path, *, warm: bool) -> Iterator[Product]:
-    """A fresh instance for the block; `warm`: its supervisor runs and its rootfs is ready before the block begins."""
+    """A fresh instance for the block. `warm`: one container of a stack of its own runs already, from the same rootfs."""
     product = Product(folder)
     try:
         if warm:
             product.apply("warm", 1)
-            product.delete("warm")
         yield product
     finally:
         product.close()
