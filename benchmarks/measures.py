@@ -88,7 +88,7 @@ def weight(folder: Path, *, count: int, say: Say) -> Weight:
         after = kernel_memory()
         drop_caches()
         without = kernel_memory()
-        own, extra = product.own_kib(), product.extra_processes("bench")
+        own, extra = product.own_kib(), product.extra_processes()
         product.delete("bench")
     say(f"N={count}: {(after - before) / count:.0f} KiB of kernel memory each")
     return Weight(

@@ -31,7 +31,8 @@ def stack_of(name: str, count: int) -> str:
         f"  c{i}: {{rootfs: base, command: [/bin/sleep, infinity], stop: {{grace: 0s, signal: KILL}}}}\n"
         for i in range(count)
     )
-    return f"stack: {name}\nrootfs: {{base: host}}\nnetworks: {{default: {{subnet: {SUBNETS[name]}}}}}\ncontainers:\n{containers}"
+    networks = f"{{default: {{subnet: {SUBNETS[name]}}}}}"
+    return f"stack: {name}\nrootfs: {{base: host}}\nnetworks: {networks}\ncontainers:\n{containers}"
 
 
 class Product:
@@ -75,18 +76,19 @@ class Product:
     def delete(self, name: str) -> float:
         return self.cli("delete", name, "--prune-data", "--yes")[0]
 
-    def containers(self, name: str) -> list[dict[str, Any]]:
+    def containers(self, name: str | None = None) -> list[dict[str, Any]]:
+        """The rows of `ps`, of one stack or of all."""
         stacks = json.loads(self.cli("ps", "--output", "json")[1])["stacks"]
-        return [row for stack in stacks if stack["name"] == name for row in stack["containers"]]
+        return [row for stack in stacks if name in (None, stack["name"]) for row in stack["containers"]]
 
     def own_kib(self) -> dict[str, int]:
         """Resident memory in KiB of each process of ours by its role (keeper, supervisor)."""
         return {role: records.resident_kib(pid) for role, pid in records.own_processes(self.root).items()}
 
-    def extra_processes(self, name: str) -> int:
+    def extra_processes(self) -> int:
         """Processes of ours that are neither keeper, supervisor nor a container's own."""
         own = records.own_processes(self.root)
-        inside = {row["pid"] for row in self.containers(name)}
+        inside = {row["pid"] for row in self.containers()}
         return len(records.descendants(own["keeper"]) - inside - set(own.values()))
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ Row = tuple[str, str, str, bool | None]
 
 
 def machine() -> dict[str, Any]:
-    """The kind of machine, in general words."""
+    """The kind of machine, in general words; `load`: what else ran in the minute before."""
     unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
     memory = int(Path("/proc/meminfo").read_text().split()[1])
     return {
@@ -20,6 +20,7 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(memory / (1 << 20)),
         "kernel": ".".join(platform.release().split("-")[0].split(".")[:2]),
         "cgroups": "v2" if unified else "hybrid",
+        "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
     }
 

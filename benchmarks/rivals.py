@@ -88,9 +88,10 @@ def _patch(folder: Path) -> str:
 def _podman(folder: Path, count: int) -> str:
     """`podman run -d`, two at a time, on its default bridge network, with runc where cgroups are hybrid."""
     at = shlex.quote(str(folder))
-    base = f"podman --root {at}/storage --runroot {at}/run --cgroup-manager cgroupfs --events-backend none"
+    base = "podman --root /mnt/storage --runroot /mnt/run --cgroup-manager cgroupfs --events-backend none"
     return f"""
 {_PODMAN_RUNTIME}
+mount --bind {at} /mnt  # podman refuses a runroot of more than 50 characters
 podman="{base} $runtime"
 mount -t tmpfs tmpfs /var/lib/cni 2>/dev/null || true
 hard="--ulimit nofile=1024:1024 --ulimit nproc=1024:1024"
