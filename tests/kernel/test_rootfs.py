@@ -90,6 +90,40 @@ def test_half_an_unpacking_is_never_used(layout: Layout, archive: ArchiveRoot) -
     assert contents(layout) == [archive.sha256]
 
 
+def test_delete_takes_along_what_killed_processes_left(layout: Layout, archive: ArchiveRoot) -> None:
+    driver = RootfsDriver(layout)
+    driver.create(target(), RootfsSpec(source=archive), ())
+    driver.create(target("other", "1" * 12), RootfsSpec(source=HostRoot()), ())
+    (kept,) = set(contents(layout)) - {archive.sha256}
+    for name in (
+        f".tmp-{kept}",
+        ".tmp-" + "f" * 64,
+        "e" * 64,
+    ):  # half removed, half unpacked, unpacked unrecorded
+        (layout.rootfs / name / "etc").mkdir(parents=True)
+    driver.delete(target())
+    assert contents(layout) == [kept]
+
+
+def test_killed_before_its_record_went_a_delete_is_done_again(
+    layout: Layout, archive: ArchiveRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = RootfsDriver(layout)
+    driver.create(target(), RootfsSpec(source=archive), ())
+
+    def killed(path: object) -> None:
+        raise KeyboardInterrupt(path)
+
+    monkeypatch.setattr("orchestrator.drivers.rootfs.driver.remove_tree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        driver.delete(target())
+    monkeypatch.undo()
+    assert len(driver.observe("shop")) == 1
+    driver.delete(target())
+    assert contents(layout) == []
+    assert driver.observe("shop") == ()
+
+
 def test_content_that_somebody_removed_is_created_not_running_and_comes_back(
     layout: Layout, archive: ArchiveRoot
 ) -> None:

@@ -36,6 +36,7 @@ from orchestrator.ports.driver import Bound, Problem, Root
 from orchestrator.ports.layout import Layout
 
 _TEMPORARY = ".tmp-"
+_LOCK = ".lock"
 
 
 class RootfsDriver:
@@ -79,11 +80,9 @@ class RootfsDriver:
 
     def delete(self, target: Incarnation) -> None:
         with self._lock(target.ref):
-            record = self._records.read(target)
+            # The record goes last: killed between the two, the next pass still finds what to end.
+            self._sweep(target)
             self._records.remove(target)
-            for name in record.extra.get("contents", ()) if record else ():
-                if name not in self._used():
-                    self._remove(target.ref, name)
 
     def root(self, target: Incarnation) -> Root:
         """Ready for use. A `host` root is made anew here when the host's libraries or alternatives have changed."""
@@ -188,7 +187,7 @@ class RootfsDriver:
         folder = os.fspath(self._layout.rootfs)
         try:
             private_folders(self._layout.state, folder)
-            fd = os.open(f"{folder}/.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(f"{folder}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StepError.of(f"{ref}: cannot lock the store of rootfs", error) from error
         try:
@@ -197,18 +196,29 @@ class RootfsDriver:
         finally:
             os.close(fd)
 
-    def _used(self) -> set[str]:
+    def _sweep(self, target: Incarnation) -> None:
+        """Remove the contents that no record but target's names, also what killed processes left. Under the lock."""
         records = [each for stack in self._records.stacks() for each in self._records.list(stack)]
-        return {name for each in records for name in each.extra.get("contents", ())}
+        others = [each for each in records if each.target != target]
+        used = {name for each in others for name in each.extra.get("contents", ())}
+        there = sorted(each.name for each in self._layout.rootfs.iterdir())
+        if not all(each.readable for each in others):
+            used.update(there)  # nobody knows what the unreadable one names
+        for entry in there:
+            name = entry.removeprefix(_TEMPORARY)
+            if entry != name or entry not in {_LOCK, *used}:
+                self._remove(target.ref, name, keep=name in used)
 
-    def _remove(self, ref: Ref, name: str) -> None:
+    def _remove(self, ref: Ref, name: str, *, keep: bool) -> None:
+        """Remove what is left half made or half removed of a content and, unless keep, the content."""
         try:
-            # Out of sight first: what is removed half must not be found as whole.
             hidden = self._layout.rootfs / f"{_TEMPORARY}{name}"
             remove_tree(hidden)
-            with contextlib.suppress(FileNotFoundError):
-                self._folder(name).rename(hidden)
-            remove_tree(hidden)
+            if not keep:
+                # Out of sight first: what is removed half must not be found as whole.
+                with contextlib.suppress(FileNotFoundError):
+                    self._folder(name).rename(hidden)
+                remove_tree(hidden)
         except OSError as error:
             raise StepError.of(f"{ref}: cannot remove its content", error) from error
 
