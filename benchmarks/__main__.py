@@ -1,4 +1,4 @@
-"""`python -m benchmarks` measures, prints a table and writes `benchmarks/results/latest.json`.
+"""`python -m benchmarks` measures, prints a table, writes `benchmarks/results/latest.json` and the table in docs.
 
 Needs root. `--quick` takes a tenth of the time and proves the harness, not the product; `--rivals` adds other tools
 that are installed here.
@@ -90,7 +90,12 @@ def main() -> int:
         target = HERE / "results/latest.json"
         target.parent.mkdir(exist_ok=True)
         target.write_text(json.dumps(found, indent=2) + "\n")
-        print(f"written to {target.relative_to(HERE.parent)}", file=sys.stderr)
+        page = HERE.parent / "docs/benchmarks.md"
+        page.write_text(report.insert(page.read_text(), found))
+        print(
+            f"written to {target.relative_to(HERE.parent)} and {page.relative_to(HERE.parent)}",
+            file=sys.stderr,
+        )
     return 1 if left else 0
 
 

@@ -77,3 +77,17 @@ def table(found: dict[str, Any]) -> str:
         mark = "" if reached is None else "reached" if reached else "not reached"
         lines.append(f"| {what} | {measured} | {wanted} | {mark} |")
     return "\n".join(lines)
+
+
+MARK = "## Figures\n"
+
+
+def insert(page: str, found: dict[str, Any]) -> str:
+    """The page of documentation with these figures in place of those after its last heading."""
+    head = page.partition(MARK)[0]
+    kind = found["machine"]
+    told = (
+        f"A virtual machine with {kind['cpus']} cores and {kind['memory_gib']} GiB, Linux {kind['kernel']}, "
+        f"{kind['cgroups']} cgroups, Python {kind['python']}; load average {kind['load']} when the run began."
+    )
+    return f"{head}{MARK}\n{told}\n\n{table(found)}\n"
