@@ -10,6 +10,7 @@ import json
 import os
 import select
 import socket
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from orchestrator.ports.layout import Layout
 from orchestrator.supervisor import start, wire
 from orchestrator.supervisor.program import JoinCgroup, Program, to_wire
 from orchestrator.supervisor.records import exit_of, read_exits
+
+_SURE = 1.0  # seconds
 
 __all__ = ["LaunchError", "LogTarget", "ProcessState", "Supervisor", "read_exits"]
 
@@ -64,10 +67,16 @@ class Supervisor:
         self._path = str(layout.supervisor_socket)
         self._idle: deque[tuple[socket.socket, wire.Incoming]] = deque()
         self._changes: socket.socket | None = None
+        self._sure = 0.0
 
     def ensure(self) -> None:
-        """Start keeper and supervisor unless both are there; waits at most 10 s, then raises HostError."""
-        start.ensure(self._layout)
+        """Start keeper and supervisor unless both are there; waits at most 10 s, then raises HostError.
+
+        Asked before every start, so what was found holds for a second; a request that meets no supervisor asks again.
+        """
+        if time.monotonic() >= self._sure:
+            start.ensure(self._layout)
+            self._sure = time.monotonic() + _SURE
 
     def alive(self) -> bool:
         """Whether a supervisor answers. Starts nothing."""
@@ -152,6 +161,7 @@ class Supervisor:
     def stop(self) -> None:
         """End keeper and supervisor of this instance, in order; containers go on. Waits at most 10 s."""
         self.close()
+        self._sure = 0.0
         start.stop(self._layout)
 
     def close(self) -> None:
@@ -166,6 +176,7 @@ class Supervisor:
         try:
             return wire.connect(self._path), wire.Incoming()
         except OSError:
+            self._sure = 0.0
             self.ensure()
         try:
             return wire.connect(self._path), wire.Incoming()

@@ -62,7 +62,7 @@ def pin_namespace(context: Context, each: ops.PinNamespace) -> None:
     except CallError as error:
         if error.errno != errno.EINVAL:
             raise
-    mounts.mount(f"/proc/self/ns/{each.kind}", each.path, "", mounts.MS_BIND)
+    mounts.mount(f"/proc/thread-self/ns/{each.kind}", each.path, "", mounts.MS_BIND)
 
 
 def _namespace(kind: str) -> int:

@@ -23,6 +23,7 @@ from orchestrator.model.ids import Incarnation, Kind, Ref
 from orchestrator.model.observed import Observation, Phase
 from orchestrator.ports.driver import Attachment, GroupNetwork
 from orchestrator.ports.layout import Layout
+from orchestrator.supervisor import inline
 from orchestrator.supervisor.client import Supervisor
 from orchestrator.supervisor.kernel import mounts
 
@@ -138,7 +139,7 @@ class Groups:
                 os.close(os.open(f"{folder}/{kind}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise StepError.of("cannot make the group's folder", error) from error
-        self._supervisor.run(group_program(spec, folder))
+        inline.run(group_program(spec, folder))
 
     def _unpin(self, folder: str) -> None:
         for kind in SHARED:

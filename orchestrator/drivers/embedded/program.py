@@ -114,8 +114,8 @@ class Place:
 def group_program(spec: GroupSpec, folder: str) -> Program:
     """Makes a group's namespaces and pins them as `folder`/net, ipc and uts (empty files that exist)."""
     return Program(
-        new=SHARED,
         operations=(
+            *(NewNamespace(kind=kind) for kind in SHARED),
             SetHostname(name=spec.hostname),
             *(SetSysctl(name=name, value=value) for name, value in SYSCTLS),
             *(PinNamespace(kind=kind, path=f"{folder}/{kind}") for kind in SHARED),

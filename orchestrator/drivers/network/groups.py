@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,6 +69,9 @@ class Groups:
         self._boot_id = boot_id
         self._upstream = upstream
         self._in_effect = in_effect
+        # All of it runs under the kernel's one RTNL mutex anyway, and a write to a sysctl like disable_ipv6 does not sleep
+        # for that mutex: the call is restarted until it is free (restart_syscall in net/ipv6/addrconf.c).
+        self._rtnl = threading.Lock()
 
     def attach(self, attachment: Attachment) -> None:
         """Put the group on its networks; over whatever a killed attach left."""
@@ -92,9 +96,10 @@ class Groups:
             files.write(folder / "hostname", f"{attachment.hostname}\n")
             self._write_hosts(attached)
             self._write_resolv(attachment, joined)
-            if joined:
-                self._outside(attached, joined)
-            self._inside(attached, joined)
+            with self._rtnl:
+                if joined:
+                    self._outside(attached, joined)
+                self._inside(attached, joined)
             files.write(folder / _STATE, json.dumps(asdict(attached)))
 
     def detach(self, target: Incarnation) -> None:

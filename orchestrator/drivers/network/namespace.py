@@ -53,7 +53,7 @@ def told(what: str) -> Iterator[None]:
 
 def link_exists(name: str) -> bool:
     """Whether this thread's namespace has the link."""
-    return os.path.isdir(f"/proc/sys/net/ipv4/conf/{name}")  # noqa: PTH112 - asked a thousand times for one `ps`
+    return link_index(name) is not None
 
 
 def link_index(name: str) -> int | None:

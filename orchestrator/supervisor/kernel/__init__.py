@@ -42,6 +42,10 @@ _NUMBER = {name: ctypes.c_long(numbers[_COLUMN]) for name, numbers in _NUMBERS.i
 _libc = ctypes.PyDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
+# Lets other threads of a driver go on: making a network namespace takes the kernel a millisecond.
+_releasing = ctypes.CDLL(None, use_errno=True).syscall
+_releasing.restype = ctypes.c_long
+_LONG = ("unshare",)
 
 SUPPORTED = platform.machine() in ("x86_64", "aarch64")
 
@@ -81,7 +85,7 @@ def call(name: str, *arguments: object, about: str = "") -> int:
     if not SUPPORTED:
         raise CallError(errors.ENOSYS, name, platform.machine())
     prepared = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
-    result: int = _syscall(_NUMBER[name], *prepared)
+    result: int = (_releasing if name in _LONG else _syscall)(_NUMBER[name], *prepared)
     if result < 0:
         raise CallError(ctypes.get_errno(), name, about)
     return result
