@@ -121,14 +121,18 @@ def _link(index: int, flags: int = 0, change: int = 0) -> bytes:
 def veth(
     name: str, mac: bytes, group: int, peer: str, peer_mac: bytes = b"", netns: int | None = None
 ) -> Message:
-    """A pair, both ends down; the peer is made straight in the namespace of the descriptor `netns`."""
-    inner = _link(0) + _text(3, peer)
+    """A pair, both ends down; the peer is made straight in the namespace of the descriptor `netns`.
+
+    One queue each way: the kernel's default is one for each possible processor, paid for in memory by every group.
+    """
+    queues = _number(31, 1) + _number(32, 1)  # IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES
+    inner = _link(0) + _text(3, peer) + queues
     if peer_mac:
         inner += _attribute(1, peer_mac)
     if netns is not None:
         inner += _number(28, netns)  # IFLA_NET_NS_FD
     info = _text(1, "veth") + _attribute(2, _attribute(1, inner))  # IFLA_INFO_KIND, _DATA, VETH_INFO_PEER
-    body = _link(0) + _text(3, name) + _attribute(1, mac) + _number(27, group) + _attribute(18, info)
+    body = _link(0) + _text(3, name) + _attribute(1, mac) + _number(27, group) + queues + _attribute(18, info)
     return Message(f"make link {name}", _NEWLINK, _CREATE | _EXCLUSIVE, body)
 
 
