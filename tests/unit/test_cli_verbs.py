@@ -114,6 +114,8 @@ def test_exec_forwards_streams_and_the_exit_code(stage: Stage) -> None:
     said = run(stage, "exec", "db", "say", "--loud", "hello")
     assert (said.stdout, said.stderr) == ("--loud hello\n", "said\n")
     run(stage, "exec", "db", "exit", "42", code=42)
+    run(stage, "exec", "db", "--", "exit", "42", code=42)
+    run(stage, "exec", "db", "--", code=2)
 
 
 def test_logs_of_several_containers_come_in_order_of_time(stage: Stage) -> None:

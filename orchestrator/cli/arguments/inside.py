@@ -68,6 +68,10 @@ def exec_(session: Session, *, ref: str, command: tuple[str, ...]) -> int:
     """
     from orchestrator.cli.commands import exec as verb
 
+    if command[0] == "--":  # as kubectl's users write it
+        command = command[1:]
+    if not command:
+        raise click.UsageError("missing argument 'COMMAND...'")
     streams = verb.Streams(
         stdin=None if sys.stdin.isatty() else sys.stdin.buffer,
         stdout=sys.stdout.buffer,
