@@ -43,7 +43,12 @@ class Diagnostic:
 def render(diagnostics: Iterable[Diagnostic], sources: Mapping[str, str]) -> str:
     """The diagnostics as text; `sources` maps a file's name to its content, for the source lines."""
     diagnostics = tuple(diagnostics)
-    shown = {span.file for each in diagnostics for span in (each.span, *(where for where, _ in each.related)) if span}
+    shown = {
+        span.file
+        for each in diagnostics
+        for span in (each.span, *(where for where, _ in each.related))
+        if span
+    }
     lines = {name: text.splitlines() for name, text in sources.items() if name in shown}
     return "\n".join(_block(each, lines) for each in diagnostics)
 

@@ -123,12 +123,30 @@ def mount_bind(context: Context, each: ops.MountBind) -> None:
     _attach(tree, target(context, each.target, folder=folder), each.target)
 
 
-def bind_device(context: Context, each: ops.BindDevice) -> None:
-    path = f"/dev/{each.name}"
+def make_device(context: Context, each: ops.MakeDevice) -> None:
+    path, device = f"/dev/{each.name}", os.makedev(each.major, each.minor)
+    parent = directory(context, "/dev")
+    mask = os.umask(0)
+    try:
+        with naming("mknod", path):
+            os.mknod(each.name, 0o666 | stat.S_IFCHR, device, dir_fd=parent)
+    except CallError as error:
+        if error.errno != errno.EPERM:
+            raise
+        _bind_device(context, path, (each.major, each.minor))
+    finally:
+        os.umask(mask)
+        os.close(parent)
+
+
+def _bind_device(context: Context, path: str, expected: tuple[int, int]) -> None:
+    """The host's own node, where a user namespace may make none; read-only, so that nobody inside changes its mode."""
     with naming("open", path):
         device = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    _check_device(device, path, (each.major, each.minor))
-    _attach(mounts.open_tree(device), target(context, path, folder=False), path)
+    _check_device(device, path, expected)
+    tree = mounts.open_tree(device)
+    mounts.set_attributes(tree, ("ro", "nosuid", "noexec"), about=path)
+    _attach(tree, target(context, path, folder=False), path)
     os.close(device)
 
 

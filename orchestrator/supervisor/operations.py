@@ -168,7 +168,7 @@ _FUNCTIONS: dict[type[Any], Callable[[Context, Any], None]] = {
     ops.MakeSymlink: mounting.make_symlink,
     ops.MountFilesystem: mounting.mount_filesystem,
     ops.MountBind: mounting.mount_bind,
-    ops.BindDevice: mounting.bind_device,
+    ops.MakeDevice: mounting.make_device,
     ops.PivotRoot: mounting.pivot_root,
     ops.MaskPath: mounting.mask_path,
     ops.ReadOnlyPath: mounting.read_only_path,

@@ -110,8 +110,9 @@ class MountBind:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BindDevice:
-    """The host's device node /dev/`name` at the same place in the root, checked to be that character device."""
+class MakeDevice:
+    """The character device /dev/`name` in the root by mknod(2), mode 666; where that is not allowed (user namespaces) the
+    host's node, checked to be that device, bound read-only. Root inside can never change the mode of the host's."""
 
     name: str
     major: int
@@ -216,7 +217,7 @@ Operation = (
     | MakeSymlink
     | MountFilesystem
     | MountBind
-    | BindDevice
+    | MakeDevice
     | PivotRoot
     | MaskPath
     | ReadOnlyPath

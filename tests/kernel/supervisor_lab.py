@@ -81,8 +81,8 @@ class Lab:
             ops.MountFilesystem(
                 type="tmpfs", target="/dev", flags=("nosuid", "noexec"), options="mode=0755,size=64k"
             ),
-            *(ops.BindDevice(name=name, major=1, minor=minor) for name, minor in (("null", 3), ("zero", 5))),
-            ops.BindDevice(name="urandom", major=1, minor=9),
+            *(ops.MakeDevice(name=name, major=1, minor=minor) for name, minor in (("null", 3), ("zero", 5))),
+            ops.MakeDevice(name="urandom", major=1, minor=9),
             ops.MakeSymlink(path="/dev/fd", destination="/proc/self/fd"),
             ops.MountFilesystem(
                 type="devpts", target="/dev/pts", flags=("nosuid", "noexec"), options="newinstance"

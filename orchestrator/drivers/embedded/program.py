@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from orchestrator.model.desired import BindMount, ContainerSpec, GroupSpec, Mount, TmpfsMount, VolumeMount
 from orchestrator.ports.driver import ExecRequest, Root
 from orchestrator.supervisor.program import (
-    BindDevice,
     ChangeDirectory,
     EnterRoot,
     Execute,
@@ -23,6 +22,7 @@ from orchestrator.supervisor.program import (
     JoinNamespace,
     LimitCapabilities,
     LoadSeccomp,
+    MakeDevice,
     MakeSymlink,
     MaskPath,
     MountBind,
@@ -193,7 +193,7 @@ def _devices() -> Iterator[Operation]:
         type="tmpfs", target="/dev", flags=("nosuid", "noexec"), options="mode=0755,size=64k,nr_inodes=64"
     )
     for name, major, minor in DEVICES:
-        yield BindDevice(name=name, major=major, minor=minor)
+        yield MakeDevice(name=name, major=major, minor=minor)
     for name, destination in LINKS:
         yield MakeSymlink(path=f"/dev/{name}", destination=destination)
     yield MountFilesystem(
