@@ -1,4 +1,4 @@
-"""A bounded ring of what a container wrote, with times: `Ring` fills it, `read` and `follow` give its lines back.
+"""A bounded ring of what a container wrote, with times: `Ring` fills it, `read` and `Cursor` give its lines back.
 
 Files of `folder`: NUMBER.log holds raw bytes, NUMBER.idx 16-byte records (wall time in ns; offset << 2 | stream) that say
 where a chunk begins; the highest number is the newest. A record is written before its bytes and the bytes go from pipe to
@@ -14,7 +14,7 @@ import struct
 import termios
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -167,20 +167,24 @@ class Cursor:
         self._offset = 0
         self._parts: dict[int, tuple[int, bytearray]] = {}
 
-    def poll(self) -> list[LogLine]:
-        lines: list[LogLine] = []
-        while True:
-            numbers = _numbers(self._folder)
-            if numbers and (self._number not in numbers):
+    def poll(self) -> Iterator[LogLine]:
+        """Those that became whole since the last poll, one at a time: a ring may hold millions.
+
+        Reads at most as many files as there are when it begins: a writer who outruns us must not keep us for ever.
+        """
+        numbers = _numbers(self._folder)
+        for _ in range(len(numbers)):
+            if numbers and self._number not in numbers:
                 later = [each for each in numbers if each > self._number]
                 self._number, self._offset = (min(later) if later else min(numbers)), 0
             newer = [
                 each for each in numbers if each > self._number
             ]  # before the read: then this one is complete
-            lines += self._read()
+            yield from self._read()
             if not newer:
-                return lines
+                return
             self._number, self._offset = min(newer), 0
+            numbers = _numbers(self._folder)
 
     def rest(self) -> list[LogLine]:
         """Beginnings of lines that have not ended."""
@@ -192,24 +196,27 @@ class Cursor:
         self._parts.clear()
         return sorted(found)
 
-    def _read(self) -> list[LogLine]:
+    def whole(self) -> Iterator[LogLine]:
+        """`poll`, then `rest`: all that is there now."""
+        yield from self.poll()
+        yield from self.rest()
+
+    def _read(self) -> Iterator[LogLine]:
         try:
             with open(_path(self._folder, self._number, "log"), "rb", buffering=0) as data:
                 size = os.fstat(data.fileno()).st_size  # before the index: every byte below it has its record
                 if size <= self._offset:
-                    return []
+                    return
                 records = _records(_path(self._folder, self._number, "idx"))
                 text = os.pread(data.fileno(), size - self._offset, self._offset)
         except FileNotFoundError:
-            return []
-        lines: list[LogLine] = []
+            return
         base, end = self._offset, self._offset + len(text)
+        self._offset = end
         for position, (when, start, stream) in enumerate(records):
             stop = records[position + 1][1] if position + 1 < len(records) else end
             if stop > base and start < end:
-                lines += self._split(when, stream, text[max(start, base) - base : stop - base])
-        self._offset = end
-        return lines
+                yield from self._split(when, stream, text[max(start, base) - base : stop - base])
 
     def _split(self, when: int, stream: int, chunk: bytes) -> Iterator[LogLine]:
         begun, part = self._parts.pop(stream, (when, bytearray()))
@@ -227,20 +234,13 @@ class Cursor:
 def read(folder: str, *, since: float | None = None, tail: int | None = None) -> Iterator[LogLine]:
     """The lines in the ring, oldest first: the last `tail` of those seen at `since` (wall seconds) or later."""
     cursor = Cursor(folder, tail=tail if since is None else None)
-    lines = [each for each in cursor.poll() + cursor.rest() if since is None or each.time >= since * 1e9]
-    yield from lines if tail is None else deque(lines, maxlen=tail)
+    yield from wanted(cursor.whole(), since=since, tail=tail)
 
 
-def follow(
-    folder: str, *, since: float | None = None, tail: int | None = None, interval: float = 0.1
-) -> Iterator[LogLine]:
-    """As `read`, and then each line as it is completed; never ends by itself. Looks every `interval` seconds."""
-    cursor = Cursor(folder, tail=tail if since is None else None)
-    first = [each for each in cursor.poll() if since is None or each.time >= since * 1e9]
-    yield from first if tail is None else deque(first, maxlen=tail)
-    while True:
-        time.sleep(interval)
-        yield from cursor.poll()
+def wanted(lines: Iterable[LogLine], *, since: float | None, tail: int | None) -> Iterator[LogLine]:
+    """The last `tail` (default: all) of the lines that began at `since` (wall seconds) or later."""
+    late = (each for each in lines if since is None or each.time >= since * 1e9)
+    yield from late if tail is None else deque(late, maxlen=tail)
 
 
 def _waiting(fifo: int) -> int:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.supervisor import logs
-from orchestrator.supervisor.logs import Cursor, Ring, read
+from orchestrator.supervisor.logs import Cursor, LogLine, Ring, read
 
 
 class Pipe:
@@ -109,6 +109,22 @@ def test_a_cursor_goes_on_over_rotations(tmp_path: Path, pipe: Pipe) -> None:
     ring.close()
 
 
+def test_a_writer_who_outruns_the_reader_does_not_keep_it_for_ever(tmp_path: Path, pipe: Pipe) -> None:
+    ring, lines = Ring(str(tmp_path), 4096, 4), b"y\n" * 2048
+
+    class Outrun(Cursor):
+        reads = 0
+
+        def _read(self) -> Iterator[LogLine]:
+            self.reads += 1
+            assert self.reads < 10
+            write(ring, pipe, lines)
+            yield from super()._read()
+
+    write(ring, pipe, lines * 2)
+    assert {each.text for each in Outrun(str(tmp_path)).poll()} == {b"y"}
+
+
 @pytest.mark.parametrize("cut", range(17))
 def test_an_index_that_is_torn_or_ahead_is_healed(tmp_path: Path, pipe: Pipe, cut: int) -> None:
     ring = Ring(str(tmp_path), 1 << 20, 2)
@@ -179,4 +195,4 @@ def test_a_file_system_without_splice_is_served(
 
 def test_a_missing_folder_has_no_lines(tmp_path: Path) -> None:
     assert texts(tmp_path / "none") == []
-    assert Cursor(str(tmp_path / "none")).poll() == []
+    assert list(Cursor(str(tmp_path / "none")).poll()) == []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -43,25 +43,23 @@ def read(app: App, request: Request) -> Iterator[Line]:
     several = len(sources) > 1
     # A cursor before the first read: what comes in between is found by it.
     cursors = {each: logs.Cursor(folder) for each, folder in folders.items()}
-    first = [
-        (line.time, number, Line(each, line, several))
-        for each, cursor in cursors.items()
-        for number, line in enumerate(_first(cursor, request))
-    ]
-    yield from (line for _, _, line in sorted(first, key=lambda each: each[:2]))
+    # Merged as they come: what a ring holds is not held here a second time.
+    first = (_first(each, cursor, request, several) for each, cursor in cursors.items())
+    yield from heapq.merge(*first, key=_time)
     while request.follow:
         time.sleep(_POLL)
         found = [Line(each, line, several) for each, cursor in cursors.items() for line in cursor.poll()]
-        yield from sorted(found, key=lambda each: each.line.time)
+        yield from sorted(found, key=_time)
 
 
-def _first(cursor: logs.Cursor, request: Request) -> Iterator[LogLine]:
-    lines = cursor.poll()
-    if not request.follow:
-        lines = lines + cursor.rest()
-    if request.since is not None:
-        lines = [each for each in lines if each.time >= request.since * 1e9]
-    yield from lines if request.tail is None else deque(lines, maxlen=request.tail)
+def _first(source: refs.Named, cursor: logs.Cursor, request: Request, several: bool) -> Iterator[Line]:
+    lines = cursor.poll() if request.follow else cursor.whole()
+    for line in logs.wanted(lines, since=request.since, tail=request.tail):
+        yield Line(source, line, several)
+
+
+def _time(line: Line) -> int:
+    return line.line.time
 
 
 def _containers(app: App) -> set[refs.Named]:
