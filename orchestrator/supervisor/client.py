@@ -6,6 +6,7 @@ own from a pool, so a slow one holds up no other. Starting keeper and supervisor
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -166,11 +167,15 @@ class Supervisor:
 
     def close(self) -> None:
         """Close this client's connections."""
-        while self._idle:
-            self._idle.pop()[0].close()
+        self._drop_idle()
         if self._changes is not None:
             self._changes.close()
             self._changes = None
+
+    def _drop_idle(self) -> None:
+        with contextlib.suppress(IndexError):  # other threads take from it too
+            while True:
+                self._idle.pop()[0].close()
 
     def _connect(self) -> tuple[socket.socket, wire.Incoming]:
         try:
@@ -201,6 +206,7 @@ class Supervisor:
                 answer = wire.receive(sock, incoming).header
             except OSError as error:
                 sock.close()
+                self._drop_idle()  # they died with the same supervisor: each would cost an attempt
                 if attempt + 1 == attempts:
                     raise HostError(
                         f"the supervisor ended during {header['op']}", hint="try again"

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,17 @@ def test_both_killed_and_started_again_adopt_what_lives(place: Lab, tmp_path: Pa
     assert place.supervisor.signal("c", signal.SIGKILL, stopping=True)
     assert place.supervisor.wait("c", 10)
     assert place.state("c").exits[-1].stopped
+
+
+def test_more_connections_than_attempts_outlive_a_kill(place: Lab) -> None:
+    place.launch("c", place.light("/bin/sleep", "1000"))
+    with ThreadPoolExecutor(12) as pool:
+        waits = [
+            pool.submit(place.supervisor.wait, "c", 0.3) for _ in range(12)
+        ]  # each on a connection of its own
+        assert not any(each.result() for each in waits)
+    kill(place.pids()[1])
+    assert list(place.supervisor.states()) == ["c"]
 
 
 def test_a_stop_that_was_asked_for_is_remembered(place: Lab) -> None:
