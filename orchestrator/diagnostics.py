@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+_WIDEST = 240  # columns of a source line that are shown, of them
+_BEFORE = 60  # at most these before the place
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
@@ -70,9 +73,15 @@ def _excerpt(span: Span, word: str | None, lines: Mapping[str, list[str]]) -> li
     if not 1 <= span.line <= len(text):
         return [*out, f"   = {word}"] if word else out
     margin = " " * len(str(span.line))
+    line, left = text[span.line - 1].rstrip(), span.column - 1
+    cut = max(0, min(left - _BEFORE, len(line) - _WIDEST)) if len(line) > _WIDEST else 0
     # one column a character; what a terminal would act on is not shown
-    source = "".join(each if each.isprintable() else " " for each in text[span.line - 1]).rstrip()
-    width = max(1, min(span.width, len(source) - span.column + 1))
-    marks = " " * (span.column - 1) + "^" * width
+    source = "".join(each if each.isprintable() else " " for each in line[cut : cut + _WIDEST])
+    width = max(1, min(span.width, len(source) - (left - cut)))
+    if cut:
+        source, left = f"…{source}", left - cut + 1
+    if cut + _WIDEST < len(line):
+        source += "…"
+    marks = " " * left + "^" * width
     out += [f"{margin} |", f"{span.line} | {source}", f"{margin} | {marks}{' ' + word if word else ''}"]
     return out
