@@ -18,7 +18,7 @@ from orchestrator.cli.exits import TABLE, ExitCode
 from orchestrator.cli.session import Session
 from orchestrator.cli.views import failures
 from orchestrator.cli.views.terminal import Color, Terminal
-from orchestrator.errors import ManifestError, OrchestratorError
+from orchestrator.errors import HostError, ManifestError, OrchestratorError
 
 # verb -> module of `arguments`, in the order of --help; each module has a command of that name.
 _VERBS = {
@@ -82,6 +82,12 @@ class Verbs(click.Group):
             return _failed(_terminal(ctx), error)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except PermissionError as error:
+            if os.geteuid() == 0:
+                failures.bug(_terminal(ctx), error)
+                return ExitCode.FAILED
+            reason = f"{error.filename or 'this'}: only root may do that"
+            return _failed(_terminal(ctx), HostError(reason, hint="run it with sudo"))
         except Exception as error:
             failures.bug(_terminal(ctx), error)
             return ExitCode.FAILED
