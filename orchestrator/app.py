@@ -201,6 +201,7 @@ class App:
                 drivers=self.world.drivers,
                 layout=self.layout,
                 pool=pool,
+                width=self.world.at_once,
                 ids=lambda: secrets.token_hex(6),
                 clock=self._clock,
                 wall=time.time,

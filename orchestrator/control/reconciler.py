@@ -56,8 +56,9 @@ class Pass:
 
 
 class Reconciler:
-    """`drivers`: one for each Kind (the same one may serve several). `pool` runs driver calls; `ids` gives ids of new
-    incarnations; `clock` is CLOCK_BOOTTIME in seconds; `wall` Unix time; `command` stands in the lock for messages."""
+    """`drivers`: one for each Kind (the same one may serve several). `pool` runs driver calls, at most `width` at once;
+    `ids` gives ids of new incarnations; `clock` is CLOCK_BOOTTIME in seconds; `wall` Unix time; `command` stands in the
+    lock for messages."""
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class Reconciler:
         drivers: Mapping[Kind, Driver],
         layout: Layout,
         pool: Executor,
+        width: int,
         ids: Callable[[], str],
         clock: Callable[[], float],
         wall: Callable[[], float],
@@ -75,6 +77,7 @@ class Reconciler:
         self.drivers = drivers
         self.layout = layout
         self.pool = pool
+        self.width = width
         self.ids = ids
         self.clock = clock
         self.wall = wall
@@ -140,6 +143,7 @@ class Reconciler:
                 self.drivers,
                 observed=observed,
                 pool=self.pool,
+                width=self.width,
                 ids=self.ids,
                 clock=self.clock,
                 cancelled=watch,

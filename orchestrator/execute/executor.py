@@ -54,13 +54,17 @@ def execute(
     *,
     observed: Observed,
     pool: Executor,
+    width: int,
     ids: Callable[[], str],
     clock: Callable[[], float],
     cancelled: Callable[[], bool],
 ) -> Iterator[StepResult]:
-    """Yields results until every step has one. `cancelled` is asked at each step boundary: what runs is finished, the
-    rest is skipped. When the caller stops iterating, running steps are waited for. Errors of drivers become results."""
-    run = _Run(plan, drivers, _incarnations(plan, observed, ids), clock)
+    """Yields results until every step has one; at most `width` run at once.
+
+    `cancelled` is asked at each step boundary: what runs is finished, the rest is skipped. When the caller stops
+    iterating, running steps are waited for. Errors of drivers become results.
+    """
+    run = _Run(plan, drivers, _incarnations(plan, observed, ids), clock, width)
     try:
         while run.ready or run.running:
             if run.ready and cancelled():
@@ -96,7 +100,8 @@ class _Run:
     drivers: Mapping[Kind, Driver]
     incarnations: Mapping[Ref, Incarnation]
     clock: Callable[[], float]
-    ready: list[int] = field(default_factory=list)
+    width: int
+    ready: list[tuple[int, int]] = field(default_factory=list)  # (rank, number)
     running: int = 0
     busy: set[Ref] = field(default_factory=set)
     messages: SimpleQueue[Message] = field(default_factory=SimpleQueue)
@@ -108,21 +113,25 @@ class _Run:
         for step in self.plan.steps:
             for other in step.after:
                 self.followers[other].append(step.number)
-        self.ready = [number for number, count in self.missing.items() if not count]
+        self.ready = [
+            (_rank(self.steps[number]), number) for number, count in self.missing.items() if not count
+        ]
         heapq.heapify(self.ready)
 
     def next(self) -> list[Step]:
-        """Takes the steps that may run now: at most one a ref at a time."""
-        chosen, deferred = [], []
-        while self.ready:
-            step = self.steps[heapq.heappop(self.ready)]
+        """Takes the steps that may run now: the most urgent first, at most one a ref at a time."""
+        chosen: list[Step] = []
+        deferred: list[tuple[int, int]] = []
+        while self.ready and self.running + len(chosen) < self.width:
+            entry = heapq.heappop(self.ready)
+            step = self.steps[entry[1]]
             if step.ref in self.busy:
-                deferred.append(step.number)
+                deferred.append(entry)
                 continue
             self.busy.add(step.ref)
             chosen.append(step)
-        for number in deferred:
-            heapq.heappush(self.ready, number)
+        for entry in deferred:
+            heapq.heappush(self.ready, entry)
         self.running += len(chosen)
         return chosen
 
@@ -175,7 +184,7 @@ class _Run:
             for number in self.followers[step.number]:
                 self.missing[number] -= 1
                 if not self.missing[number]:
-                    heapq.heappush(self.ready, number)
+                    heapq.heappush(self.ready, (_rank(self.steps[number]), number))
             yield StepResult(step=step, status=Status.DONE, id=id, seconds=seconds)
             return
         failure = _as_step_error(step, failure)
@@ -204,7 +213,9 @@ class _Run:
 
     def skip_all(self, why: str) -> Iterator[StepResult]:
         """Everything that has not begun; what runs goes on to its end."""
-        waiting = {number for number, count in self.missing.items() if count > 0} | set(self.ready)
+        waiting = {number for number, count in self.missing.items() if count > 0} | {
+            number for _, number in self.ready
+        }
         self.ready.clear()
         for number in sorted(waiting):
             self.missing[number] = -1
@@ -220,6 +231,16 @@ class _Run:
         while self.running:
             if self.messages.get()[3]:
                 self.running -= 1
+
+
+# What others wait for first, then each container to its end before the next group begins: groups are the work of this
+# process, launches that of the supervisor, and so both are busy. Services last: they are cheapest all at once.
+_BRING_UP = {Kind.CONTAINER: 1, Kind.GROUP: 2, Kind.SERVICE: 3}
+
+
+def _rank(step: Step) -> int:
+    rank = _BRING_UP.get(step.ref.kind, 0)
+    return -rank if step.op in (Op.STOP, Op.DELETE) else rank
 
 
 def _as_step_error(step: Step, failure: BaseException) -> OrchestratorError:

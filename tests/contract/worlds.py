@@ -84,6 +84,7 @@ class World:
             self.drivers,
             observed=self.observed(),
             pool=self.pool,
+            width=4,
             ids=new_id,
             clock=boottime,
             cancelled=lambda: False,

@@ -46,6 +46,7 @@ class Engine:
             fake.drivers(self.fake),
             observed=self.observed(),
             pool=Inline(),
+            width=1,
             ids=lambda: f"{next(self.counter):012x}",
             clock=lambda: self.now,
             cancelled=lambda: False,

@@ -54,6 +54,7 @@ class World:
             drivers=fake.drivers(self.fake),
             layout=self.layout,
             pool=self.pool,
+            width=4,
             ids=lambda: self._id(next(numbers)),
             clock=boottime,
             wall=time.time,
