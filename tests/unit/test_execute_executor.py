@@ -55,7 +55,7 @@ def run(
                 fake.drivers(driver),
                 observed=tuple(driver.observe(NAME)),
                 pool=pool,
-                width=4,
+                width=workers,
                 ids=lambda: f"{next(numbers):012x}",
                 clock=time.monotonic,
                 cancelled=cancelled,
@@ -73,6 +73,23 @@ def test_independent_containers_start_at_the_same_time() -> None:
     results = run(driver, first(stack(Group(name="web", replicas=3))))
     assert {each.status for each in results} == {Status.STARTED, Status.DONE}
     assert not driver.met
+
+
+def test_a_container_is_started_before_the_next_group_and_services_come_last() -> None:
+    driver = fake.FakeDriver(time.monotonic)
+    results = run(driver, first(stack(Group(name="api"), Group(name="web"))), workers=1)
+    starts = [
+        str(each.step.ref) for each in results if each.status is Status.DONE and each.step.op is Op.START
+    ]
+    ours = [each for each in starts if each.split("/")[0] in ("group", "container", "service")]
+    assert ours == [
+        "group/api-1",
+        "container/api-1/api",
+        "group/web-1",
+        "container/web-1/web",
+        "service/api",
+        "service/web",
+    ]
 
 
 def test_every_step_has_a_start_and_one_end_in_order() -> None:
