@@ -24,6 +24,7 @@ _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 0x1, 0x80000
 _MOVE_FROM_FD, _MOVE_TO_FD = 0x4, 0x40  # MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH
 _SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6  # fsconfig(2)
 _ATIME = 0x70
+_TRIES = 16  # of one openat2
 _HOW = struct.Struct("=QQQ")
 _ATTR = struct.Struct("=QQQQ")
 
@@ -105,16 +106,20 @@ def attribute(name: str) -> int:
 def open_beneath(root: int, path: str, flags: int, *, symlinks: bool = True) -> int:
     """openat2(2) of `path` inside `root`: symlinks and `..` stay in it, magic links are refused.
 
-    Where openat2 is refused (ENOSYS: a kernel before 5.6, or a filter above us) the path is walked name by name.
+    Where openat2 is refused (ENOSYS: a kernel before 5.6, or a filter above us), or says again and again that somebody on
+    the host renames or mounts (EAGAIN: a `..` was on the way), the path is walked name by name.
     """
     resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | (0 if symlinks else RESOLVE_NO_SYMLINKS)
     how = ctypes.create_string_buffer(_HOW.pack(flags | os.O_CLOEXEC, 0, resolve), _HOW.size)
-    try:
-        return call("openat2", root, os.fsencode(path) or b".", how, _HOW.size, about=path)
-    except CallError as error:
-        if error.errno != errno.ENOSYS:
-            raise
-        return _walk(root, path, flags, symlinks)
+    for _ in range(_TRIES):
+        try:
+            return call("openat2", root, os.fsencode(path) or b".", how, _HOW.size, about=path)
+        except CallError as error:
+            if error.errno == errno.ENOSYS:
+                break
+            if error.errno != errno.EAGAIN:
+                raise
+    return _walk(root, path, flags, symlinks)
 
 
 def _walk(root: int, path: str, flags: int, symlinks: bool) -> int:
