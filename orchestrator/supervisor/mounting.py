@@ -251,7 +251,7 @@ def _file(context: Context, path: str) -> int:
                 flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
                 os.close(os.open(name, flags, 0o644, dir_fd=fd))
             except FileExistsError:
-                pass
+                _replace_dangling(context, fd, path)
             except OSError as error:
                 if error.errno != errno.EROFS:  # it may exist on a read-only file system: the next open tells
                     raise
@@ -263,6 +263,24 @@ def _file(context: Context, path: str) -> int:
             errno.EISDIR, "move_mount", path, text=f"{path} is a folder in the rootfs, its mount a file"
         )
     return found
+
+
+def _replace_dangling(context: Context, parent: int, path: str) -> None:
+    """Put an empty file in the place of a symlink that leads nowhere, such as resolv.conf's into /run of a Debian.
+
+    Only on the file system of the root itself, which is an overlay's upper layer: what is mounted is somebody's data.
+    """
+    if _exists(context, path):
+        return
+    if os.fstat(parent).st_dev != os.fstat(_inside(context)).st_dev:
+        raise CallError(errno.ENOENT, "open", path, text=f"{path}: a symlink that leads nowhere")
+    name = os.path.basename(path)
+    os.unlink(name, dir_fd=parent)
+    os.close(
+        os.open(
+            name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=parent
+        )
+    )
 
 
 def _open(context: Context, path: str, flags: int) -> int:

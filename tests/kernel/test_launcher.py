@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from orchestrator.supervisor import program as ops
 from orchestrator.supervisor.client import LaunchError
+from orchestrator.supervisor.kernel import mounts
 from orchestrator.supervisor.program import Program
 from tests.kernel.supervisor_lab import ENV, Lab, lab
 
@@ -221,6 +224,45 @@ def test_no_symlink_of_a_rootfs_leads_a_mount_out(place: Lab, tmp_path: Path, li
     except LaunchError as error:
         assert error.operation == "MakeDirectory", error.message
     assert not (place.folder / "victim/made").exists()
+
+
+def test_a_file_is_mounted_in_the_place_of_a_link_that_leads_nowhere(place: Lab, tmp_path: Path) -> None:
+    (tmp_path / "resolv.conf").write_text("nameserver 192.0.2.1\n")
+    inside = (
+        ops.MakeSymlink(path="/etc/resolv.conf", destination="../run/systemd/resolve/stub-resolv.conf"),
+        ops.MountBind(source=str(tmp_path / "resolv.conf"), target="/etc/resolv.conf", flags=("ro",)),
+    )
+    _, lines = place.run(place.full("cat", "/etc/resolv.conf", middle=inside), "dangling")
+    assert lines == ["nameserver 192.0.2.1"]
+
+
+def test_a_link_that_leads_nowhere_stays_in_what_is_mounted(place: Lab, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/link").symlink_to("nowhere")
+    (tmp_path / "file").touch()
+    inside = (
+        ops.MountBind(source=str(tmp_path / "theirs"), target="/data"),
+        ops.MountBind(source=str(tmp_path / "file"), target="/data/link"),
+    )
+    with pytest.raises(LaunchError, match="/data/link: a symlink that leads nowhere"):
+        place.run(place.full("true", middle=inside), "theirs")
+    assert (tmp_path / "theirs/link").is_symlink()
+    assert list((tmp_path / "theirs").iterdir()) == [tmp_path / "theirs/link"]
+
+
+def test_paths_with_dots_resolve_while_others_rename(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    busy = "import os, sys\nos.chdir(sys.argv[1])\nwhile True: os.rename('x', 'y'), os.rename('y', 'x')"
+    (tmp_path / "x").mkdir()
+    root = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    with subprocess.Popen([sys.executable, "-c", busy, str(tmp_path)]) as other:
+        try:
+            for _ in range(3000):
+                os.close(mounts.open_beneath(root, "a/../b/../" * 20, os.O_PATH))
+        finally:
+            other.kill()
+            os.close(root)
 
 
 def test_nothing_is_mounted_over_procfs(place: Lab) -> None:
