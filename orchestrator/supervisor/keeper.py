@@ -68,6 +68,9 @@ class Keeper:
             if not self._child and self._absent() and time.monotonic() - self._started >= self._delay:
                 self._delay = min(_LONGEST, max(0.05, self._delay * 2))
                 self._started = time.monotonic()
+                # Before 6.3 a root inside that made itself run our copy (`seal`) may have taken its x bits.
+                with suppress(OSError):
+                    os.chmod(SELF, 0o755)
                 self._child = os.posix_spawn(SELF, self._command, dict(os.environ))
 
     def _absent(self) -> bool:

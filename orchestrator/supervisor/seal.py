@@ -6,12 +6,14 @@ While a container is set up, /proc/PID/exe of its first process is our interpret
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sys
 
 SELF = "/proc/self/exe"
 _MFD_EXEC = 0x10  # Linux 6.3: needed where vm.memfd_noexec is set, unknown before
+_F_SEAL_EXEC = 0x20
 
 
 def reexec() -> None:
@@ -27,8 +29,11 @@ def reexec() -> None:
     fcntl.fcntl(
         fd,
         fcntl.F_ADD_SEALS,
-        fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE,
+        fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE,
     )
+    with contextlib.suppress(OSError):  # Linux 6.3: nor does anybody take its permission to be executed away
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _F_SEAL_EXEC)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL)
     # argv[0] tells Python where its library is; a libpython beside the binary is found by name
     environment = {**os.environ, "LD_LIBRARY_PATH": f"{os.path.dirname(os.path.dirname(path))}/lib"}
     os.execve(fd, [path, *sys.orig_argv[1:]], environment)

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,15 @@ def test_start_ticks_tell_processes_apart() -> None:
     fd = adoption.pidfd(folder)
     assert fd >= 0
     os.close(fd)
+
+
+def test_nobody_takes_the_right_to_run_from_the_sealed_copy(place: Lab) -> None:
+    keeper, supervisor = place.pids()
+    with suppress(PermissionError):  # as a root inside can whose program is /proc/self/exe, before Linux 6.3
+        os.chmod(f"/proc/{supervisor}/exe", 0)
+    kill(supervisor)
+    until(place.supervisor.alive, what="the next supervisor")
+    assert place.pids()[0] == keeper
 
 
 def test_the_supervisor_is_back_soon(place: Lab) -> None:
