@@ -23,6 +23,7 @@ from orchestrator.ports.layout import Layout
 from orchestrator.supervisor import wire
 from orchestrator.supervisor.container import RECORD
 from orchestrator.supervisor.daemon import LOG
+from orchestrator.supervisor.version import version
 
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from orchestrator.supervisor.daemon import main; main()"
 _PATIENCE = 10.0
@@ -31,19 +32,58 @@ _PATIENCE = 10.0
 def ensure(layout: Layout) -> None:
     """Both are there when this returns; any number of callers may ask at once."""
     path = str(layout.supervisor_socket)
-    if _whole(path):
+    found = answer(path)
+    if found is not None and found.get("version") != version():
+        _renew(layout, found)
+        found = answer(path)
+    if found is not None and found["keeper"]:
+        _same_mounts(found["pid"])
         return
     if os.geteuid() != 0:
         raise HostError("containers need root", hint="run it with sudo")
     for folder in (layout.run, layout.run / "containers", layout.run / "orphans"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     layout.run.chmod(0o700)
+    if os.statvfs(layout.run).f_bavail == 0:
+        raise HostError(f"no space left on {layout.run}", hint="make room there, then try again")
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
         _start_keeper(layout)
         if _until(lambda: _whole(path), min(deadline, time.monotonic() + 3)):
             return
     raise HostError("the supervisor did not start within 10 s", hint=f"see {log_path(layout)}")
+
+
+def _renew(layout: Layout, found: dict[str, Any]) -> None:
+    """Have the keeper start the supervisor again, from the code that is there now."""
+    path = str(layout.supervisor_socket)
+    with suppress(OSError), wire.connect(path) as sock:
+        wire.send(sock, {"op": "renew"})
+        wire.receive(sock, wire.Incoming())
+    if not found["keeper"]:
+        return
+
+    def renewed() -> bool:
+        now = answer(path)
+        return now is not None and now["pid"] != found["pid"]
+
+    _until(renewed, time.monotonic() + _PATIENCE)
+    now = answer(path)
+    if now is None or now.get("version") != version():
+        raise HostError(
+            f"the supervisor of {layout.run} is of another version than this command",
+            hint="use the installation that started it, or end its keeper and it: containers go on",
+        )
+
+
+def _same_mounts(pid: int) -> None:
+    """Namespaces are kept by mounts: they must be seen alike by us and by the supervisor."""
+    with suppress(OSError):
+        if os.stat(f"/proc/{pid}/ns/mnt").st_ino != os.stat("/proc/self/ns/mnt").st_ino:
+            raise HostError(
+                f"this process is in another mount namespace than the supervisor (pid {pid})",
+                hint=f"run it outside of `unshare -m` or PrivateTmp=, or with nsenter -t {pid} -m",
+            )
 
 
 def stop(layout: Layout) -> None:

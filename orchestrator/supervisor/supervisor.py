@@ -22,6 +22,7 @@ from orchestrator.supervisor.connection import Connection, trusted
 from orchestrator.supervisor.container import Container
 from orchestrator.supervisor.kernel import CallError, processes
 from orchestrator.supervisor.loop import Loop
+from orchestrator.supervisor.version import version
 from orchestrator.supervisor.visit import Visit, conclude
 
 SOCKET = "supervisor.sock"
@@ -35,6 +36,7 @@ class Supervision:
         self._run = run
         self._boot = facts.boot_id()
         self._host = launcher.Host.read()
+        version()  # of the code that was just loaded, before anybody replaces it
         self._loop = Loop()
         self._containers: dict[str, Container] = {}
         self._waiting: dict[str, list[tuple[Connection, Any]]] = {}
@@ -86,7 +88,12 @@ class Supervision:
                 os.close(fd)
 
     def _do_ping(self, connection: Connection, frame: wire.Frame) -> None:
-        connection.answer({"pid": os.getpid(), "keeper": self._keeper is not None})
+        connection.answer({"pid": os.getpid(), "keeper": self._keeper is not None, "version": version()})
+
+    def _do_renew(self, connection: Connection, frame: wire.Frame) -> None:
+        """End, for the keeper to start the code that is there now; it adopts what runs as after a kill."""
+        connection.answer(None)
+        self._loop.stopped = True
 
     def _do_launch(self, connection: Connection, frame: wire.Frame) -> None:
         header = frame.header
