@@ -25,10 +25,12 @@ def test_table_aligns_columns_and_leaves_the_last_one_ragged() -> None:
         ("limits.memory", None, "(none)"),
         ("init", True, "true"),
         ("command", ["sh", "-c", "true"], "[sh, -c, true]"),
+        ("source", {"type": "HostRoot"}, "host"),
+        ("source", {"type": "DirectoryRoot", "path": "/srv/root"}, "{directory: /srv/root}"),
         (
             "mounts",
             [{"type": "TmpfsMount", "target": "/tmp", "size": 1 << 20}],
-            "[{target: /tmp, size: 1MiB}]",
+            "[{target: /tmp, tmpfs: 1MiB}]",
         ),
         ("env.WORD", "", '""'),
     ],

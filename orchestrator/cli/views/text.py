@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_WRITTEN = {  # where the manifest has another word than the model
+    "DirectoryRoot": {"path": "directory"},
+    "ArchiveRoot": {"path": "archive"},
+    "BindMount": {"source": "bind"},
+    "TmpfsMount": {"size": "tmpfs"},
+}
 _BYTES = frozenset({"memory", "memory_high", "swap", "max_size", "size", "read_bps", "write_bps"})
 _SECONDS = frozenset({"interval", "timeout", "start_period", "grace"})
 _WIDEST = 80
@@ -55,13 +61,19 @@ def value(name: str, data: Any) -> str:
     if isinstance(data, int | float) and last in _SECONDS:
         return duration(data)
     if isinstance(data, Mapping):
-        # A union's class name is for us; what people wrote is told by the keys.
-        return (
-            "{" + ", ".join(f"{key}: {value(key, each)}" for key, each in data.items() if key != "type") + "}"
-        )
+        return _mapping(data)
     if isinstance(data, list | tuple):
         return shortened("[" + ", ".join(value(last, each) for each in data) + "]")
     return shortened(printable(str(data))) or '""'
+
+
+def _mapping(data: Mapping[str, Any]) -> str:
+    """The class name of a union's value is for us: people wrote keys."""
+    if data.get("type") == "HostRoot":
+        return "host"
+    written = _WRITTEN.get(data.get("type", ""), {})
+    rows = ((written.get(key, key), value(key, each)) for key, each in data.items() if key != "type")
+    return "{" + ", ".join(f"{key}: {each}" for key, each in rows) + "}"
 
 
 def change(name: str, old: Any, new: Any) -> str:
