@@ -68,10 +68,18 @@ class _Build:
             by_ref.setdefault(each.ref, []).append(each)
         keys = {(each.ref, each.id): each for each in sorted(leaving, key=_newest_kind_first)}
         dependents: dict[tuple[Ref, str], list[tuple[Ref, str]]] = {key: [] for key in keys}
+        members: dict[Ref, list[tuple[Ref, str]]] = {}  # group -> the containers in it
         for key, each in keys.items():
             for need in set(each.needs):
                 for target in by_ref.get(need.ref, ()):
                     dependents[target.ref, target.id].append(key)
+                if each.ref.kind is Kind.CONTAINER and need.ref.kind is Kind.GROUP:
+                    members.setdefault(need.ref, []).append(key)
+        for key, each in keys.items():
+            if each.ref.kind is Kind.SERVICE:  # nobody is sent to a container that is about to stop
+                for need in set(each.needs):
+                    for member in members.get(need.ref, ()):
+                        dependents[member].append(key)
         sequence = order.order_anyway(list(keys), dependents)
         rank = {key: place for place, key in enumerate(sequence)}
         for key in sequence:
@@ -202,7 +210,8 @@ class _Build:
                 first
                 for target in left
                 if target.kind not in LEAVES
-                for first in self.first_down.get(target, ())
+                for going in (target, *(ref for _, ref, _ in self.parted.get(target, ())))
+                for first in self.first_down.get(going, ())
             ]
             if firsts and not any(self._step(target, Op.START) for target in wanted):
                 self.after[update] = []

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.diagnostics import Span
-from orchestrator.model.desired import Limits, RestartPolicy, Stop, Until, VolumeMount
+from orchestrator.model.desired import Limits, RestartPolicy, Stack, Stop, Until, VolumeMount
 from orchestrator.model.ids import Kind, Ref
 from orchestrator.model.observed import Health, Phase
 from orchestrator.plan.changes import Op, Plan, Policy, Verb
@@ -356,3 +356,16 @@ def test_names_of_others_are_not_ours(engine: Engine) -> None:
     assert service("web") not in verbs(engine.plan(stack())) and network("x") not in verbs(
         engine.plan(stack())
     )
+
+
+@pytest.mark.parametrize(
+    "after", [stack(Group(name="web", replicas=1)), None], ids=["scaled down", "deleted"]
+)
+def test_a_service_lets_go_of_a_container_before_it_stops(after: Stack | None) -> None:
+    engine = Engine()
+    engine.settle(stack(Group(name="web", replicas=2)))
+    steps = engine.plan(after).steps
+    numbers = {(step.op, str(step.ref)): step.number for step in steps}
+    let_go = numbers[Op.UPDATE if after else Op.DELETE, "service/web"]
+    stop = next(step for step in steps if (step.op, str(step.ref)) == (Op.STOP, "container/web-2/web"))
+    assert let_go in stop.after or any(let_go in steps[other - 1].after for other in stop.after)
