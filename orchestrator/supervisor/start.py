@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orchestrator
 from orchestrator.errors import HostError
@@ -139,25 +140,36 @@ def _start_keeper(layout: Layout) -> None:
     python = os.path.realpath(sys.executable)
     role = "unit" if systemd else "keeper"
     command = [python, "-I", "-S", "-X", "utf8", "-c", _BOOT, library, role, str(layout.run)]
-    if systemd:
-        name = f"orchestrator-{layout.instance}"
-        unit = ["systemd-run", "--quiet", "--collect", f"--unit={name}", f"--slice={name}.slice"]
-        command = [
-            *unit,
-            "-p",
-            "Delegate=yes",
-            "-p",
-            "KillMode=process",
-            "-p",
-            "OOMPolicy=continue",
-            "--",
-            *command,
-        ]
-    environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
     with open(log_path(layout), "ab") as log:
-        subprocess.run(
-            command, env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
-        )
+        if systemd:
+            _delegate(layout, log)
+            # Any name will do: the keeper's lock says who keeps, and a unit that is just going must not stand in the way.
+            command = _transient(layout, f"keeper-{secrets.token_hex(3)}", "OOMPolicy=continue") + command
+        _run(command, log)
+
+
+def _delegate(layout: Layout, log: IO[bytes]) -> None:
+    """The unit whose cgroup is ours to make containers in (`Layout.cgroup`): without a process of its own, so that it may
+    pass controllers on (cgroups(7), "no internal processes"), and nobody who stops it ends a container."""
+    if subprocess.run(
+        ["systemctl", "is-active", "--quiet", f"{layout.cgroup}.service"], check=False
+    ).returncode:
+        settings = ("Type=oneshot", "RemainAfterExit=yes", "Delegate=yes")
+        _run([*_transient(layout, "", *settings), "/bin/true"], log)
+
+
+def _transient(layout: Layout, suffix: str, *settings: str) -> list[str]:
+    name = "-".join(filter(None, (layout.cgroup, suffix)))
+    properties = [f"-p{each}" for each in ("KillMode=process", "TasksMax=infinity", *settings)]
+    unit = [f"--unit={name}", f"--slice={layout.cgroup}.slice"]
+    return ["systemd-run", "--quiet", "--collect", *unit, *properties, "--"]
+
+
+def _run(command: list[str], log: IO[bytes]) -> None:
+    environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    subprocess.run(
+        command, env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
+    )
 
 
 def _locked(path: Path) -> bool:

@@ -13,7 +13,7 @@ recipe=$(cat "$here/initramfs.py" "$here/init.sh" | sha256sum | cut -c1-12)
 install_tools() {
     missing=
     for pair in qemu-system-x86_64:qemu-system-x86 /usr/lib/qemu/virtiofsd:qemu-system-common depmod:kmod \
-        busybox:busybox-static cpio:cpio mkfs.ext4:e2fsprogs nft:nftables curl:curl; do
+        /lib/systemd/systemd:systemd busybox:busybox-static cpio:cpio mkfs.ext4:e2fsprogs nft:nftables curl:curl; do
         command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
     done
     [ -z "$missing" ] && return

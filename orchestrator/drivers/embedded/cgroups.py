@@ -57,7 +57,7 @@ class Cgroups:
 
     @cached_property
     def _unit(self) -> str:
-        """Where systemd is PID 1 its tree is not ours to write to but below the supervisor's unit, which is delegated."""
+        """Where systemd is PID 1 its tree is not ours to make folders in but below a unit of ours, which is delegated."""
         name = f"orchestrator-{self._layout.instance}"
         return f"/orchestrator.slice/{name}.slice/{name}.service" if systemd_runs() else ""
 
@@ -212,26 +212,19 @@ class Cgroups:
             raise StepError(f"io limit: {error}", argument=device) from error
 
     def _enable(self, names: Names, controller: str) -> None:
-        """Pass a v2 controller on, from our parent down to the level above `names`."""
-        path = os.path.dirname(self.base())  # noqa: PTH120
-        for part in (self._layout.cgroup, *names):
-            with contextlib.suppress(FileNotFoundError):
-                try:
-                    files.write(f"{path}/cgroup.subtree_control", f"+{controller}")
-                except OSError as error:
-                    if error.errno != errno.EBUSY or not self._unit:
-                        raise
-                    self._clear_unit(path)
-                    files.write(f"{path}/cgroup.subtree_control", f"+{controller}")
-            path = f"{path}/{part}"
+        """Pass a v2 controller on, down to the level above `names`.
 
-    def _clear_unit(self, unit: str) -> None:
-        """A cgroup passes controllers on only while no process is in itself: keeper and supervisor go to a leaf."""
-        files.make(f"{unit}/supervisor")
-        while pids := files.read(f"{unit}/cgroup.procs").split():
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    files.write(f"{unit}/supervisor/cgroup.procs", pid.decode())
+        From our parent; from the hierarchy's root where systemd, whose unit has been stopped, has taken it away above us.
+        """
+        parent = os.path.dirname(self.base())  # noqa: PTH120
+        unit: tuple[str, ...] = ()
+        if self._unit and controller not in files.read(f"{parent}/cgroup.controllers").decode().split():
+            parent, unit = str(self.host.unified), tuple(self._unit.strip("/").split("/"))
+        path = parent
+        for part in (*unit, self._layout.cgroup, *names):
+            with contextlib.suppress(FileNotFoundError):
+                files.write(f"{path}/cgroup.subtree_control", f"+{controller}")
+            path = f"{path}/{part}"
 
     def _make_v1(self, names: Names, controller: str) -> bool:
         path = self.folder(names, controller)
