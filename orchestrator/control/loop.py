@@ -13,7 +13,7 @@ from typing import Protocol
 
 from orchestrator.control.outcome import Again, Settled, Stalled
 from orchestrator.control.probes import HealthChange, Prober, targets
-from orchestrator.control.reconciler import Pass, Planned, Reconciler, Stepped
+from orchestrator.control.reconciler import Pass, Planned, Reconciler, Stepped, Unrecorded
 from orchestrator.control.retries import Attempts
 from orchestrator.errors import OrchestratorError
 from orchestrator.model.ids import Kind, Ref
@@ -61,7 +61,7 @@ class Interrupted:
 
 
 End = Settled | Stalled | TimedOut | Superseded | Interrupted
-Event = Planned | Stepped | HealthChange | Waiting | End
+Event = Planned | Stepped | Unrecorded | HealthChange | Waiting | End
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +117,7 @@ class _Follower:
                 yield Waiting(pending=pending)
             yield from self._wait(done)
 
-    def _pass(self) -> Generator[Planned | Stepped, None, Pass]:
+    def _pass(self) -> Generator[Planned | Stepped | Unrecorded, None, Pass]:
         policy = replace(self.policy, held=self.attempts.held(self.clock()))
         following = self.following
         done = yield from self.reconciler.one_pass(

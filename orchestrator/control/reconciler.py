@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.control import health
 from orchestrator.control.outcome import Again, Outcome, judge
+from orchestrator.errors import HostError
 from orchestrator.execute.executor import Status, StepResult, execute
 from orchestrator.model.desired import Stack
 from orchestrator.model.ids import Kind, Ref
@@ -39,6 +40,13 @@ class Stepped:
     """A step has started, or has ended."""
 
     result: StepResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unrecorded:
+    """A pass is missing in the history, because of `reason` (a full disk)."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +124,7 @@ class Reconciler:
 
     def one_pass(
         self, name: str, policy: Policy, cancelled: Callable[[], bool], *, timeout: float | None
-    ) -> Generator[Planned | Stepped, None, Pass]:
+    ) -> Generator[Planned | Stepped | Unrecorded, None, Pass]:
         """One plan + execute under the lock, for which it waits `timeout` seconds (None: for ever)."""
         lock = StackLock(self.layout.lock(name), stack=name, command=self.command)
         with lock.acquire(wait=timeout != 0.0, timeout=timeout):
@@ -133,7 +141,7 @@ class Reconciler:
 
     def _execute(
         self, plan: Plan, observed: Observed, revision: int, cancelled: Callable[[], bool]
-    ) -> Generator[Stepped, None, Pass]:
+    ) -> Generator[Stepped | Unrecorded, None, Pass]:
         watch = _Newer(self, plan.stack, revision, cancelled)
         began = self.wall()
         ends: list[StepResult] = []
@@ -152,7 +160,9 @@ class Reconciler:
                     ends.append(result)
                 yield Stepped(result=result)
         finally:
-            self._record(plan.stack, revision, began, ends)
+            unrecorded = self._record(plan.stack, revision, began, ends)
+        if unrecorded:
+            yield unrecorded
         failed = {each.step.ref: each for each in ends if each.status is Status.FAILED}
         return Pass(
             revision=revision,
@@ -165,8 +175,9 @@ class Reconciler:
             superseded=watch.superseded,
         )
 
-    def _record(self, stack: str, revision: int, began: float, ends: list[StepResult]) -> None:
-        """One transaction for the whole pass, so that history costs no step a wait for the disk."""
+    def _record(self, stack: str, revision: int, began: float, ends: list[StepResult]) -> Unrecorded | None:
+        """One transaction for the whole pass, so that history costs no step a wait for the disk. What was done stands,
+        whether it can be recorded or not: a full disk must not keep anybody from ending what fills it."""
         counts = {status: sum(each.status is status for each in ends) for status in Status}
         rows = tuple(
             StepRow(
@@ -183,9 +194,12 @@ class Reconciler:
         outcome = (
             ", ".join(f"{counts[status]} {status}" for status in Status if counts[status]) or "interrupted"
         )
-        self.store.record_run(
-            Run(stack=stack, revision=revision, began=began, ended=self.wall(), outcome=outcome, steps=rows)
-        )
+        run = Run(stack=stack, revision=revision, began=began, ended=self.wall(), outcome=outcome, steps=rows)
+        try:
+            self.store.record_run(run)
+        except HostError as error:
+            return Unrecorded(reason=error.message)
+        return None
 
 
 class _Newer:

@@ -6,6 +6,7 @@ alone: the truth is the kernel's lock.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -39,8 +40,9 @@ class StackLock:
             ) from error
         try:
             self._take(fd, wait=wait, timeout=timeout)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()} {self.command}\n".encode(), 0)
+            with contextlib.suppress(OSError):  # on a full disk nobody is told who it is
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{os.getpid()} {self.command}\n".encode(), 0)
         except OSError as error:
             os.close(fd)
             raise HostError(f"{self.path}: {(error.strerror or str(error)).lower()}") from error

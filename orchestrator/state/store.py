@@ -1,7 +1,8 @@
 """The database of one instance: revisions of stacks, runs with their step results, events. SQLite, WAL, synchronous=FULL.
 
 In: values to append. Out: values read. A revision is durable when `commit_revision` returns. Deleting a stack appends a
-tombstone: history stays. Failures of disk or file become HostError with the path and the next step.
+tombstone: history stays. Failures of disk or file become HostError with the path and the next step; on a full disk it
+can still be read, and a stack be deleted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from orchestrator.errors import HostError
+from orchestrator.state import full
 
 SCHEMA = 1
 RUNS_KEPT = 100
@@ -99,32 +101,48 @@ class Store:
         """Opens or makes the database. HostError: it cannot be read, is damaged, or is of a newer version."""
         self.path = path
         self.clock = clock
+        self._tombstones = full.Tombstones(path)
+        self._refusal: sqlite3.Error | None = None  # why a copy is looked at, not the file
         with self._told():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-            try:
-                self._open()
-            except BaseException:
-                self._db.close()
-                raise
+            self._db = self._connect()
 
-    def _open(self) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            return self._opened(sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None))
+        except sqlite3.Error as error:
+            copy = full.copied(self.path, timeout=BUSY_SECONDS) if full.refused(error) else None
+            if copy is None:
+                raise
+            self._refusal = error
+        return self._opened(copy)
+
+    def _opened(self, db: sqlite3.Connection) -> sqlite3.Connection:
+        try:
+            self._prepare(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA:
             raise HostError(
                 f"{self.path} was written by a newer version of this program (schema {version}, known: {SCHEMA})",
                 hint="use that version again; nothing was changed",
             )
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute("PRAGMA foreign_keys=ON")
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("PRAGMA foreign_keys=ON")
         if version == 0:
-            with self._writing():
-                if not self._db.execute("PRAGMA user_version").fetchone()[0]:  # nobody was faster
+            with _transaction(db):
+                if not db.execute("PRAGMA user_version").fetchone()[0]:  # nobody was faster
                     for statement in TABLES.split(";"):
-                        self._db.execute(statement)
-                    self._db.execute(f"PRAGMA user_version={SCHEMA}")
-            self.path.chmod(0o600)
+                        db.execute(statement)
+                    db.execute(f"PRAGMA user_version={SCHEMA}")
+            if self._refusal is None:
+                self.path.chmod(0o600)
 
     def close(self) -> None:
         self._db.close()
@@ -164,15 +182,31 @@ class Store:
         return int(number)
 
     def forget(self, stack: str) -> int:
-        """Nothing is wished of the stack any more: appends a tombstone, returns its number (0: it was never there)."""
-        with self._told(), self._writing():
+        """Nothing is wished of the stack any more: appends a tombstone, returns its number (0: it was never there).
+
+        Works on a full disk too, where deleting is what makes space: the next write that succeeds appends it.
+        """
+        with self._told():
             last = self._last(stack)
             if last is None or last[1] == "":
                 return int(last[0]) if last else 0
-            self._db.execute(
-                "INSERT INTO revisions VALUES (?, ?, '', NULL, '[]', ?)", (stack, last[0] + 1, self.clock())
-            )
-        return int(last[0]) + 1
+            try:
+                with self._writing():
+                    return self._bury(stack)
+            except sqlite3.Error as error:
+                if not full.refused(error):
+                    raise
+            self._tombstones.mark(stack, last[0])
+        return last[0] + 1
+
+    def _bury(self, stack: str) -> int:
+        last = self._last(stack)
+        if last is None or last[1] == "":  # somebody was faster
+            return last[0] if last else 0
+        self._db.execute(
+            "INSERT INTO revisions VALUES (?, ?, '', NULL, '[]', ?)", (stack, last[0] + 1, self.clock())
+        )
+        return last[0] + 1
 
     def latest(self, stack: str) -> Revision | None:
         """The newest revision; None when there is none or the stack was deleted."""
@@ -182,7 +216,7 @@ class Store:
                 "ORDER BY number DESC LIMIT 1",
                 (stack,),
             ).fetchone()
-        if row is None or row[2] is None:
+        if row is None or row[2] is None or self._tombstones.marked(stack, row[0]):
             return None
         return Revision(
             stack=stack,
@@ -205,9 +239,18 @@ class Store:
             rows = self._db.execute(
                 "SELECT stack, max(number), document IS NULL FROM revisions GROUP BY stack ORDER BY stack"
             ).fetchall()
-        return tuple(stack for stack, _, deleted in rows if not deleted)
+        return tuple(
+            stack
+            for stack, number, deleted in rows
+            if not deleted and not self._tombstones.marked(stack, number)
+        )
 
     def _last(self, stack: str) -> tuple[int, str] | None:
+        """(number, digest) of the newest revision; a tombstone's digest is empty."""
+        found = self._newest(stack)
+        return (found[0] + 1, "") if found and self._tombstones.marked(stack, found[0]) else found
+
+    def _newest(self, stack: str) -> tuple[int, str] | None:
         found: tuple[int, str] | None = self._db.execute(
             "SELECT number, digest FROM revisions WHERE stack = ? ORDER BY number DESC LIMIT 1", (stack,)
         ).fetchone()
@@ -285,30 +328,67 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """One durable transaction; IMMEDIATE, so that two writers queue instead of failing half-way."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        """One durable transaction, which also appends the tombstones for which there was no space before."""
+        if self._refusal is not None:
+            raise self._refusal
+        with _transaction(self._db):
+            late = self._tombstones.all()
+            for stack, number in late:
+                found = self._newest(stack)
+                if found and found[0] == number:
+                    self._db.execute(
+                        "INSERT INTO revisions VALUES (?, ?, '', NULL, '[]', ?)",
+                        (stack, number + 1, self.clock()),
+                    )
             yield
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        self._tombstones.clear(late)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
         """What SQLite and the file system say, as HostError. After a failed write nothing is taken as written."""
         try:
+            self._renew()
             yield
         except sqlite3.Error as error:
-            raise HostError(f"{self.path}: {str(error).lower()}", hint=_hint(str(error).lower())) from error
+            text = str(error).lower()
+            if full.refused(error) and full.full(self.path):
+                text = "the disk is full"
+            raise HostError(f"{self.path}: {text}", hint=_hint(text)) from error
         except OSError as error:
             raise HostError(f"{self.path}: {(error.strerror or str(error)).lower()}") from error
+
+    def _renew(self) -> None:
+        """From a copy back to the file, as soon as that can be opened."""
+        if self._refusal is None:
+            return
+        copy = self._db
+        try:
+            self._refusal = None
+            self._db = self._opened(sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None))
+        except sqlite3.Error as error:
+            self._refusal = error
+        else:
+            copy.close()
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """IMMEDIATE, so that two writers queue instead of failing half-way."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
 
 
 def _hint(text: str) -> str:
     if "full" in text or "i/o" in text:
-        return "make space or mend the disk, then run the command again; what runs goes on"
+        return (
+            "make space or mend the disk, then run the command again; what runs goes on, and can be deleted"
+        )
     if "locked" in text or "busy" in text:
         return "another command writes to it; run this one again"
     if "readonly" in text or "unable to open" in text:

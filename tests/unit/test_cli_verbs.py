@@ -14,10 +14,11 @@ from click.testing import CliRunner, Result
 
 from orchestrator.cli.main import cli
 from orchestrator.drivers.fake import FakeDriver
-from orchestrator.errors import StepError
+from orchestrator.errors import HostError, StepError
 from orchestrator.model.ids import Ref
 from orchestrator.ports.driver import Problem
 from orchestrator.state.locks import StackLock
+from orchestrator.state.store import Run, Store
 from orchestrator.supervisor.logs import Ring
 from tests.unit.fake_app import Stage
 
@@ -82,6 +83,21 @@ def test_dry_run_touches_nothing(stage: Stage) -> None:
 
 def test_manifest_comes_from_standard_input(stage: Stage) -> None:
     assert "stack shop is valid" in run(stage, "validate", "-f", "-", stdin=SHOP.read_text()).stdout
+
+
+def test_history_that_cannot_be_written_is_told_once_and_stops_nobody(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(stage, "apply", "-f", "shop.yaml")
+
+    def full(store: Store, run: Run) -> int:
+        raise HostError("o.db: the disk is full")
+
+    monkeypatch.setattr(Store, "record_run", full)
+    done = run(stage, "delete", "shop", "--yes")
+    warning = "warning: the history of this was not recorded: o.db: the disk is full\n"
+    assert done.stderr.count("warning") == done.stderr.count(warning) == 1
+    assert "stack shop is deleted" in done.stdout
 
 
 def test_failed_step_is_exit_1_with_the_reason_and_where_to_look(stage: Stage) -> None:

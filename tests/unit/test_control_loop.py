@@ -18,7 +18,7 @@ from orchestrator.control.attempts import Verdict
 from orchestrator.control.loop import Event, Following, Interrupted, Superseded, TimedOut, Waiting, follow
 from orchestrator.control.outcome import Again, Settled, Stalled
 from orchestrator.control.probes import HealthChange, Prober
-from orchestrator.control.reconciler import Planned, Reconciler, Stepped
+from orchestrator.control.reconciler import Planned, Reconciler, Stepped, Unrecorded
 from orchestrator.drivers import fake
 from orchestrator.errors import ConflictError, StepError
 from orchestrator.execute.executor import Status
@@ -126,6 +126,15 @@ def test_deleting_ends_with_nothing_left_but_volumes(world: World) -> None:
     assert [target.ref.kind for target in world.fake.things] == [Kind.VOLUME]
     assert isinstance(world.follow(None, policy=Policy(prune_data=True))[-1], Settled)
     assert not world.fake.things
+
+
+def test_deleting_goes_on_where_nothing_can_be_recorded(world: World) -> None:
+    world.follow(stack(Group(name="db")))
+    world.store._db.execute("PRAGMA query_only=ON")  # as a disk that refuses
+    events = world.follow(None)
+    assert isinstance(events[-1], Settled) and not world.fake.things
+    assert [type(each) for each in events].count(Unrecorded) == 1
+    assert (world.store.latest(NAME), world.store.number(NAME)) == (None, 2)
 
 
 def test_a_command_that_is_not_there_stalls_with_its_reason_and_siblings_come_up(world: World) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+
+import pytest
 
 from orchestrator.drivers.network import files
 
@@ -52,3 +55,21 @@ def test_an_unchanged_file_is_not_written(tmp_path: Path) -> None:
     before = path.stat().st_mtime_ns
     files.write(path, "one\n")
     assert path.stat().st_mtime_ns == before
+
+
+def test_without_space_only_what_is_no_longer_is_written_over_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "effect.json"
+    files.replace(path, "a long text")
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    files.replace(path, "short")
+    assert path.read_text() == "short"
+    with pytest.raises(OSError, match="no space"):
+        files.replace(path, "longer than that")
+    assert [each.name for each in tmp_path.iterdir()] == ["effect.json"]
+    assert path.read_text() == "short"

@@ -11,7 +11,7 @@ from orchestrator.cli.views import plan, status, text
 from orchestrator.cli.views.terminal import Terminal
 from orchestrator.control.loop import Event, Waiting
 from orchestrator.control.probes import HealthChange
-from orchestrator.control.reconciler import Planned, Stepped
+from orchestrator.control.reconciler import Planned, Stepped, Unrecorded
 from orchestrator.execute.executor import Status, StepResult
 from orchestrator.model.ids import Kind, Ref
 from orchestrator.model.observed import Health
@@ -31,7 +31,7 @@ def follow(terminal: Terminal, events: Iterable[Event]) -> Event | None:
     """Tells what happens; gives back the last event."""
     last: Event | None = None
     told: dict[Ref, str] = {}
-    begun = False
+    begun = unrecorded = False
     for event in events:
         last = event
         match event:
@@ -41,6 +41,11 @@ def follow(terminal: Terminal, events: Iterable[Event]) -> Event | None:
                     begun = True
             case Stepped():
                 _step(terminal, event.result)
+            case Unrecorded():
+                if not unrecorded:
+                    head = terminal.paint("warning", "warn", err=True)
+                    terminal.complain(f"{head}: the history of this was not recorded: {event.reason}")
+                unrecorded = True
             case HealthChange():
                 _health(terminal, event)
             case Waiting():

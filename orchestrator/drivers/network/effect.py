@@ -22,7 +22,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
-from orchestrator.drivers.network import netlink
+from orchestrator.drivers.network import files, netlink
 from orchestrator.drivers.network.namespace import (
     entered,
     get_sysctl,
@@ -269,10 +269,8 @@ class Effect:
             "networks": {id: _encoded(each) for id, each in loaded.networks.items()},
             "services": {id: _encoded(each) for id, each in loaded.services.items()},
         }
-        temporary = self._file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(data, separators=(",", ":")))
-        mark = _mark(temporary)
-        temporary.replace(self._file)
+        files.replace(self._file, json.dumps(data, separators=(",", ":")))
+        mark = _mark(self._file)  # nobody else writes it: the lock is held
         with self._mutex:
             self._seen = (mark, loaded)
 

@@ -6,6 +6,7 @@ does not follow a rename.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import AddressValueError, IPv4Address
@@ -62,6 +63,29 @@ def write(path: Path, text: str) -> None:
             os.ftruncate(fd, len(data))
     finally:
         os.close(fd)
+
+
+def replace(path: Path, text: str) -> None:
+    """Write beside and rename. On a full disk what is no longer than before is written over it: deleting must go on.
+
+    Blanks to the old length first, so that a reader of JSON finds it whole at any time.
+    """
+    data, temporary = text.encode(), path.with_suffix(".tmp")
+    try:
+        temporary.write_bytes(data)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        old = path.stat().st_size if path.exists() else 0
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or len(data) > old:
+            raise
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(fd, data.ljust(old), 0)
+            os.ftruncate(fd, len(data))
+        finally:
+            os.close(fd)
+    else:
+        temporary.replace(path)
 
 
 def _server(line: str) -> IPv4Address | None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+from orchestrator.drivers.network import files
 from orchestrator.errors import HostError, StepError
 from orchestrator.ports.layout import Layout
 
@@ -174,10 +175,7 @@ class Ipam:
 
     def _store(self, stack: str, network: str, each: Allocation) -> None:
         data = {"id": each.id, "subnet": str(each.subnet), "members": each.members, "held": each.held}
-        path = self._path(stack, network)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(data, separators=(",", ":")))
-        temporary.replace(path)
+        files.replace(self._path(stack, network), json.dumps(data, separators=(",", ":")))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
