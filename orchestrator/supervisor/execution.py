@@ -34,12 +34,12 @@ def execute(context: Context, each: ops.Execute) -> None:
         try:
             os.execve(path, each.argv, env)
         except OSError as error:
-            refused = _consider(path, error) or refused
+            refused = _consider(path, error, context.inside) or refused
         except ValueError as error:  # an embedded NUL, or = in a variable's name
             raise CallError(errno.EINVAL, "execve", path, text=f"execve {path}: {error}") from None
     if refused is not None:
         raise refused
-    raise CallError(errno.ENOENT, "execve", name, text=f"command not found: {name}")
+    raise CallError(errno.ENOENT, "execve", name, text=f'command "{name}" not found{context.inside}')
 
 
 def _open_stdin(context: Context) -> None:
@@ -56,8 +56,8 @@ def _candidates(name: str, path: str) -> list[str]:
     return [name] if "/" in name else [f"{folder or '.'}/{name}" for folder in path.split(":")]
 
 
-def _consider(path: str, error: OSError) -> CallError | None:
-    """None: look further along PATH; returned: the error if nothing else is found; raised: the end."""
+def _consider(path: str, error: OSError, inside: str) -> CallError | None:
+    """None: look further along PATH; returned: the error if nothing else is found; raised: the end. `inside`: where."""
     code = error.errno or errno.EIO
     try:
         status = os.stat(path)
@@ -66,15 +66,14 @@ def _consider(path: str, error: OSError) -> CallError | None:
             return None
         return CallError(code, "execve", path)
     if stat.S_ISDIR(status.st_mode):
-        return CallError(errno.EISDIR, "execve", path, text=f"{path} is a directory, not a program")
+        return CallError(errno.EISDIR, "execve", path, text=f"{path}{inside} is a directory, not a program")
     if code == errno.ENOENT:
-        raise CallError(
-            code, "execve", path, text=f"{path} needs the interpreter {_interpreter(path)}, which is missing"
-        )
+        text = f"{path}{inside} needs the interpreter {_interpreter(path)}, which is missing"
+        raise CallError(code, "execve", path, text=text)
     if code == errno.EACCES:
-        return CallError(code, "execve", path, text=f"{path} is not executable by this user")
+        return CallError(code, "execve", path, text=f"{path}{inside} is not executable by this user")
     if code == errno.ENOEXEC:
-        raise CallError(code, "execve", path, text=_not_a_program(path))
+        raise CallError(code, "execve", path, text=_not_a_program(path, inside))
     raise CallError(code, "execve", path)
 
 
@@ -96,14 +95,14 @@ def _interpreter(path: str) -> str:
     return "that it names"
 
 
-def _not_a_program(path: str) -> str:
+def _not_a_program(path: str, inside: str) -> str:
     head = _head(path)
     if head.startswith(b"\x7fELF") and len(head) >= 20:
         number = int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
         machine = _MACHINES.get(number, f"machine {number}")
         if machine != platform.machine():
-            return f"{path} is a program for {machine}, and this machine is {platform.machine()}"
-    return f"{path} is not a program: neither a binary nor a script with #!"
+            return f"{path}{inside} is a program for {machine}, and this machine is {platform.machine()}"
+    return f"{path}{inside} is not a program: neither a binary nor a script with #!"
 
 
 def _head(path: str) -> bytes:

@@ -170,6 +170,7 @@ def _run(
         permitted = privileges.permitted() if "user" in birth.new else host.permitted
         given = len(stdio) == 3
         context = Context(root=-1, proc=proc, stdin=given, logs=logs, permitted=permitted, report=report)
+        context.rootfs = program.rootfs
         _finish(report, operations.interpret(program, context))
     except BaseException as error:
         _finish(report, ("launch", error))
@@ -199,6 +200,7 @@ def _enter(
         os.setsid()
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         context = Context(root=root, proc=-1, stdin=True, logs=False, permitted=host.permitted, report=report)
+        context.rootfs = program.rootfs
         _finish(report, operations.interpret(program, context))
     except BaseException as error:
         _finish(report, ("enter", error))

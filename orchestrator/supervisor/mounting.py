@@ -27,7 +27,8 @@ _NULL = (1, 3)
 class Context:
     """Where a set-up stands. `root`: descriptor that paths after EnterRoot are resolved beneath, -1 before it.
     `proc`: the host's /proc (-1: the one inside). `stdin`: whether descriptor 0 was given; `logs`: whether 1 and 2 are
-    our FIFOs. `permitted`: the capabilities held. `report`: where an error goes, closed by execve."""
+    our FIFOs. `permitted`: the capabilities held. `report`: where an error goes, closed by execve. `rootfs`: the
+    root's name, told in errors where it is known."""
 
     root: int
     proc: int
@@ -35,8 +36,14 @@ class Context:
     logs: bool
     permitted: int
     report: int
+    rootfs: str = ""
     home: str = "/"
     empty: int = -1  # a mounted empty read-only tmpfs, copied for each masked folder
+
+    @property
+    def inside(self) -> str:
+        """` in rootfs "NAME"`, or nothing."""
+        return f' in rootfs "{self.rootfs}"' if self.rootfs else ""
 
 
 def private_mounts(context: Context, each: ops.PrivateMounts) -> None:

@@ -121,7 +121,13 @@ def _lower(value: int, top: int) -> int:
 
 def set_identity(context: Context, each: ops.SetIdentity) -> None:
     root = context.root if context.root >= 0 else os.open("/", os.O_PATH | os.O_CLOEXEC)
-    who = identity.resolve(root, each.user)
+    try:
+        who = identity.resolve(root, each.user)
+    except CallError as error:
+        if not context.rootfs:
+            raise
+        text = f'rootfs "{context.rootfs}": {error}'
+        raise CallError(error.errno or errno.EIO, error.call, error.argument, text=text) from error
     if context.logs:
         with naming("fchown", "the log FIFOs"):
             os.fchown(1, who.uid, who.gid)

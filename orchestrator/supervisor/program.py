@@ -247,7 +247,7 @@ class Program:
     """`new`: namespaces made at clone (mnt, pid, net, ipc, uts, user); `cgroup`: the v2 folder to be born in.
 
     With `new` holding user, the parent writes the maps before the first operation. A program without Execute ends with
-    exit code 0 after its last operation.
+    exit code 0 after its last operation. `rootfs`: its name, for the words of errors.
     """
 
     operations: tuple[Operation, ...]
@@ -255,6 +255,7 @@ class Program:
     cgroup: str | None = None
     uid_maps: tuple[IdMap, ...] = ()
     gid_maps: tuple[IdMap, ...] = ()
+    rootfs: str = ""
 
 
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in Operation.__args__}
@@ -272,6 +273,7 @@ def to_wire(program: Program) -> dict[str, Any]:
         "cgroup": program.cgroup,
         "uid_maps": [[m.inside, m.outside, m.count] for m in program.uid_maps],
         "gid_maps": [[m.inside, m.outside, m.count] for m in program.gid_maps],
+        "rootfs": program.rootfs,
     }
 
 
@@ -286,6 +288,7 @@ def from_wire(data: dict[str, Any]) -> Program:
         cgroup=data["cgroup"],
         uid_maps=tuple(IdMap(inside=i, outside=o, count=c) for i, o, c in data["uid_maps"]),
         gid_maps=tuple(IdMap(inside=i, outside=o, count=c) for i, o, c in data["gid_maps"]),
+        rootfs=data.get("rootfs", ""),  # a client of an earlier version does not say
     )
 
 

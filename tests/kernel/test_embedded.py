@@ -349,6 +349,20 @@ def test_command_not_found_names_the_rootfs_and_leaves_a_failed_start(lab: Lab) 
     with pytest.raises(LaunchError, match='command "no-such-server" not found in rootfs "base"'):
         lab.driver.start(target)
     assert lab.observe(target).pid is None
+    assert lab.observe(target).exits[-1].error == 'command "no-such-server" not found in rootfs "base"'
+
+
+def test_a_missing_interpreter_is_named_at_the_start_and_afterwards(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "tool").write_text("#!/no/such/interpreter\n")
+    (tmp_path / "bin" / "tool").chmod(0o755)
+    other = lab.rootfs("scripts", DirectoryRoot(path=os.fspath(tmp_path)))
+    for command in ("tool", "/bin/tool"):
+        target = lab.create(replace(BARE, rootfs="scripts", command=(command,)), base=other)
+        said = '/bin/tool in rootfs "scripts" needs the interpreter /no/such/interpreter, which is missing'
+        with pytest.raises(LaunchError, match=said):
+            lab.driver.start(target)
+        assert said in (lab.observe(target).exits[-1].error or "")
 
 
 def test_wrong_architecture_names_the_rootfs(lab: Lab, tmp_path: Path) -> None:
@@ -358,7 +372,7 @@ def test_wrong_architecture_names_the_rootfs(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "server").chmod(0o755)
     other = lab.rootfs("riscv", DirectoryRoot(path=os.fspath(tmp_path)))
     target = lab.create(replace(BARE, rootfs="riscv", command=("/server",)), base=other)
-    with pytest.raises(LaunchError, match=r'rootfs "riscv": "/server" is no program for this host'):
+    with pytest.raises(LaunchError, match=r'/server in rootfs "riscv" is a program for riscv64, and this'):
         lab.driver.start(target)
 
 

@@ -284,8 +284,8 @@ def test_root_inside_cannot_change_a_device_of_the_host(place: Lab) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("no-such",), "command not found: no-such"),
-        (("/no/such",), "command not found: /no/such"),
+        (("no-such",), 'command "no-such" not found'),
+        (("/no/such",), 'command "/no/such" not found'),
         (("/etc",), "/etc is a directory, not a program"),
         (("/etc/passwd",), "/etc/passwd is not executable by this user"),
         (("/bad",), "/bad is not a program: neither a binary nor a script with #!"),

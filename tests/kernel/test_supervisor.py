@@ -54,7 +54,7 @@ def test_a_failed_launch_counts_as_an_exit(place: Lab) -> None:
             place.launch("never", place.light("no-such"))
     state = place.state("never")
     assert state.starts == 2
-    assert [each.error for each in state.exits] == ["command not found: no-such"] * 2
+    assert [each.error for each in state.exits] == ['command "no-such" not found'] * 2
 
 
 def test_launching_what_runs_changes_nothing(place: Lab) -> None:
@@ -199,7 +199,7 @@ def test_exec_tells_signals_and_time(running: Lab) -> None:
 def test_exec_errors_name_the_command(running: Lab) -> None:
     with pytest.raises(LaunchError) as caught:
         inside(running, entered("no-such"))
-    assert caught.value.message == "command not found: no-such"
+    assert caught.value.message == 'command "no-such" not found'
     with pytest.raises(HostError, match="not running"):
         running.supervisor.exec("unknown", entered("true"), (0, 1, 2), None)
 

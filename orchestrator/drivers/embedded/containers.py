@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import platform
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -96,7 +95,7 @@ class Containers:
                 oom_files=self._cgroups.oom_files(names),
             )
         except LaunchError as error:
-            raise explained(error, target, spec, root) from error
+            raise explained(error, target) from error
 
     def stop(self, record: Record) -> None:
         target, names = record.target, self._names(record)
@@ -136,7 +135,7 @@ class Containers:
         try:
             return self._supervisor.exec(target.id, program, stdio, timeout)
         except LaunchError as error:
-            raise explained(error, target, spec, None, command=request.command) from error
+            raise explained(error, target) from error
 
     def observation(
         self, record: Record, state: ProcessState | None, addresses: Mapping[str, str]
@@ -247,35 +246,18 @@ def host_init() -> str | None:
     return next((each for each in INITS if os.access(each, os.X_OK)), None)
 
 
-def explained(
-    error: LaunchError,
-    target: Incarnation,
-    spec: ContainerSpec,
-    root: Root | None,
-    *,
-    command: tuple[str, ...] | None = None,
-) -> LaunchError:
-    """The launcher's error in the user's words: which rootfs lacks the command or is of another architecture."""
-    name = (command or spec.command)[0]
-    rootfs = f'rootfs "{spec.rootfs}"'
-    message, hint = f"{target.ref}: {error.message}", error.hint
-    if error.operation == "Execute":
-        if error.errno == errno.ENOENT:
-            message = f'{target.ref}: command "{name}" not found in {rootfs}'
-            if (
-                root is not None
-                and name.startswith("/")
-                and any(os.path.lexists(each + name) for each in root.lowers)
-            ):
-                message = f'{target.ref}: the interpreter or loader of "{name}" not found in {rootfs}'
-        elif error.errno == errno.ENOEXEC:
-            message = f'{target.ref}: {rootfs}: "{name}" is no program for this host ({platform.machine()})'
-            hint = "is the rootfs for another architecture, or a script without its #! line?"
-        elif error.errno == errno.EACCES:
-            message = f'{target.ref}: {rootfs}: "{name}" is not executable for this user'
-    elif error.operation == "SetIdentity":
-        message = f"{target.ref}: {rootfs}: {error.message}"
-    told = LaunchError(message, call=error.call, argument=error.argument, errno=error.errno, hint=hint)
+def explained(error: LaunchError, target: Incarnation) -> LaunchError:
+    """The launcher's error with the ref and the next thing to do. Its words stay: the journal has them too."""
+    hint = error.hint
+    if error.operation == "Execute" and error.errno == errno.ENOEXEC:
+        hint = "is the rootfs for another architecture, or a script without its #! line?"
+    told = LaunchError(
+        f"{target.ref}: {error.message}",
+        call=error.call,
+        argument=error.argument,
+        errno=error.errno,
+        hint=hint,
+    )
     told.operation = error.operation
     return told
 

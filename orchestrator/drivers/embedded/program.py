@@ -130,6 +130,7 @@ def container_program(spec: ContainerSpec, group: GroupSpec, place: Place) -> Pr
         cgroup=place.cgroup,
         uid_maps=place.uid_maps,
         gid_maps=place.gid_maps,
+        rootfs=spec.rootfs,
         operations=(
             *(JoinCgroup(path=path) for path in place.cgroups),
             NewNamespace(kind="cgroup"),
@@ -162,6 +163,7 @@ def exec_program(spec: ContainerSpec, group: GroupSpec, request: ExecRequest, *,
     What is not asked for is as the container's spec says.
     """
     return Program(
+        rootfs=spec.rootfs,
         operations=(
             ChangeDirectory(path=request.workdir or spec.workdir or "/"),
             *_process(spec, seccomp, user=request.user or spec.user),
