@@ -73,6 +73,13 @@ def test_logs_exec_and_exit_codes(stage: Stage) -> None:
     assert stage.run("exec", "app", "sh", "-c", "echo $WORD; exit 7", code=7).out == "inside\n"
     assert stage.run("exec", "app", "cat", stdin="through the pipe\n").out == "through the pipe\n"
     assert stage.run("exec", "app", "sh", "-c", "kill -9 $$", code=137).out == ""
+    missing = stage.run("exec", "app", "no-such", code=127)
+    assert (missing.out, missing.err) == (
+        "",
+        'error: container/app-1/app: command "no-such" not found in rootfs "base"\n',
+    )
+    assert "is not executable" in stage.run("exec", "app", "/etc/passwd", code=126).err
+    assert "is a directory" in stage.run("exec", "app", "/etc", code=126).err
 
 
 def test_no_descriptor_of_ours_is_inside(stage: Stage) -> None:

@@ -57,7 +57,8 @@ def logs(
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_obj
 def exec_(session: Session, *, ref: str, command: tuple[str, ...]) -> int:
-    """Run COMMAND inside a running container; its exit code becomes ours.
+    """Run COMMAND inside a running container; its exit code becomes ours: 127 where it is not found, 126 where it
+    cannot be executed.
 
     Standard input is forwarded where it is a file or a pipe. There is no terminal inside.
 

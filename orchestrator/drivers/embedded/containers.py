@@ -32,6 +32,10 @@ from orchestrator.supervisor.records import read_exits
 from orchestrator.supervisor.seccomp import default_filter
 
 KILL_TIMEOUT = 10.0  # seconds that the kernel has to end what was killed
+NOT_FOUND, NOT_EXECUTABLE = (
+    127,
+    126,
+)  # exit codes of a shell for commands that it cannot run (sh(1p), docker exec)
 INITS = (
     "/usr/bin/catatonit",
     "/usr/libexec/podman/catatonit",
@@ -135,7 +139,10 @@ class Containers:
         try:
             return self._supervisor.exec(target.id, program, stdio, timeout)
         except LaunchError as error:
-            raise explained(error, target) from error
+            told = explained(error, target)
+            if error.operation == "Execute":
+                told.exit_code = NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE
+            raise told from error
 
     def observation(
         self, record: Record, state: ProcessState | None, addresses: Mapping[str, str]
