@@ -193,7 +193,7 @@ class _Run:
             status=Status.FAILED,
             id=id,
             seconds=seconds,
-            error=failure.message,
+            error=_bare(step, failure.message),
             errno=failure.errno if isinstance(failure, StepError) else None,
             hint=failure.hint,
         )
@@ -241,6 +241,13 @@ _BRING_UP = {Kind.CONTAINER: 1, Kind.GROUP: 2, Kind.SERVICE: 3}
 def _rank(step: Step) -> int:
     rank = _BRING_UP.get(step.ref.kind, 0)
     return -rank if step.op in (Op.STOP, Op.DELETE) else rank
+
+
+def _bare(step: Step, message: str) -> str:
+    """Without the ref, and the operation, that it begins with: a result is always told with its step."""
+    ref = str(step.ref)
+    heads = (f"{step.op} of {ref}: ", f"{step.op} {ref}: ", f"{ref}: ")
+    return next((message.removeprefix(head) for head in heads if message.startswith(head)), message)
 
 
 def _as_step_error(step: Step, failure: BaseException) -> OrchestratorError:

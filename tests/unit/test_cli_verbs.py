@@ -101,10 +101,11 @@ def test_history_that_cannot_be_written_is_told_once_and_stops_nobody(
 
 
 def test_failed_step_is_exit_1_with_the_reason_and_where_to_look(stage: Stage) -> None:
-    failure = StepError("start container/db-1/db: /bin/db: no such command in base", errno=2)
+    failure = StepError("container/db-1/db: /bin/db: no such command in base", errno=2)
     stage.fake.failures[("start", DB)] = [failure] * 10
     done = run(stage, "apply", "-f", "shop.yaml", code=1)
-    assert "! container/db-1/db: start container/db-1/db: /bin/db: no such command in base" in done.stderr
+    assert "failed to start: /bin/db: no such command in base\n" in done.stderr
+    assert "! container/db-1/db: /bin/db: no such command in base\n" in done.stderr
     assert "see `orchestrator logs shop:db-1/db`" in done.stderr
 
 
