@@ -98,6 +98,7 @@ class Product:
                 self.delete(stack["name"])
         finally:
             Supervisor(Layout.at(self.root)).stop()
+            subprocess.run(["umount", self.root / "run"], check=True)
             shutil.rmtree(self.root, ignore_errors=True)
 
 
@@ -105,6 +106,9 @@ class Product:
 def instance(folder: Path, *, warm: bool) -> Iterator[Product]:
     """A fresh instance for the block. `warm`: one container of a stack of its own runs already, from the same rootfs."""
     product = Product(folder)
+    # As on any Debian: state on the disk, what a reboot ends on a tmpfs.
+    (product.root / "run").mkdir(parents=True, mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "bench", product.root / "run"], check=True)
     try:
         if warm:
             product.apply("warm", 1)
