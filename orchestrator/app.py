@@ -61,7 +61,8 @@ def embedded(layout: Layout) -> World:
     from orchestrator.drivers.volumes import VolumeDriver
     from orchestrator.supervisor.client import Supervisor
 
-    roots, volumes, network = RootfsDriver(layout), VolumeDriver(layout), NetworkDriver(layout)
+    roots, volumes = RootfsDriver(layout), VolumeDriver(layout)
+    network = NetworkDriver(layout, pool=os.environ.get("ORCHESTRATOR_POOL"))
     supervisor = Supervisor(layout)
     runtime = EmbeddedDriver(layout, supervisor, roots=roots, volumes=volumes, network=network)
     found: tuple[Driver, ...] = (runtime, roots, volumes, network)

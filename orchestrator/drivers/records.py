@@ -27,6 +27,7 @@ from orchestrator.model.ids import Incarnation, Kind, Ref
 from orchestrator.model.observed import Observation, Phase
 from orchestrator.ports.driver import Bound
 from orchestrator.ports.layout import Layout
+from orchestrator.supervisor import facts
 
 _NAME = "record.json"
 
@@ -56,8 +57,16 @@ class Record:
         """As observed in `phase`; INCOMPLETE whatever is asked where the record cannot be read."""
         if self.spec is None:
             return Observation(ref=self.target.ref, id=self.target.id, phase=Phase.INCOMPLETE, applied={})
+        # A time of an earlier boot says nothing on this boot's clock.
+        edited = self.extra.get("edited") if self.boot_id == facts.boot_id() else None
         return Observation(
-            ref=self.target.ref, id=self.target.id, phase=phase, applied=self.spec, needs=self.needs, **more
+            ref=self.target.ref,
+            id=self.target.id,
+            phase=phase,
+            applied=self.spec,
+            needs=self.needs,
+            edited=edited,
+            **more,
         )
 
 
@@ -99,7 +108,11 @@ class Records:
         new = replace(
             old,
             spec=old.spec if spec is None else codec.encode(spec),
-            extra={**old.extra, **(extra or {})},
+            extra={
+                **old.extra,
+                **({"edited": facts.boottime()} if spec is not None else {}),
+                **(extra or {}),
+            },
             boot_id=self.boot_id,
         )
         self._store(new)

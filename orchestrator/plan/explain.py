@@ -13,7 +13,6 @@ from orchestrator.plan.changes import FieldChange
 
 NEW = "not there yet"
 HALF_MADE = "was left half made"
-NOT_RUNNING = "not running"
 NOT_IN_EFFECT = "not in effect"
 ASKED = "a restart was asked for"
 GONE = "not in the manifest any more"

@@ -174,6 +174,7 @@ def test_a_new_environment_is_a_new_process_of_the_same_incarnation(world: World
     world.apply(wish)
     after = world.seen(container("web"))
     assert before and after and before.id == after.id and before.pid != after.pid
+    assert after.edited is not None, "what went wrong before an edit is forgiven by its time"
     assert world.plan(wish).empty
 
 
