@@ -123,7 +123,7 @@ class _Follower:
         done = yield from self.reconciler.one_pass(
             following.name, policy, self._stopped, timeout=self._left()
         )
-        self.prober.watch(targets(following.name, done.observed, self.reconciler.layout))
+        self.prober.watch(following.name, targets(following.name, done.observed, self.reconciler.layout))
         return done
 
     def _stopped(self) -> bool:

@@ -1,7 +1,7 @@
 """Probes all containers: http and tcp on one thread with selectors and a heap of deadlines, commands in a small pool.
 
-In: the set of targets, replaced as a whole whenever the world was looked at. Out: published health files, and changes to be
-drained, announced on a descriptor. It decides nothing about containers.
+In: the targets of each stack, replaced as a whole whenever the stack was looked at. Out: published health files, and
+changes to be drained, announced on a descriptor. It decides nothing about containers.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ class Prober:
         os.close(self._announce)
         os.close(self._poke)
 
-    def watch(self, targets: Iterable[Target]) -> None:
-        """From now on exactly these; a target that is watched already keeps its counts."""
+    def watch(self, stack: str, targets: Iterable[Target]) -> None:
+        """From now on exactly these of the stack; a target that is watched already keeps its counts."""
         chosen = list(targets)
-        self._inbox.put(lambda: self._loop.replace(chosen))
+        self._inbox.put(lambda: self._loop.replace(stack, chosen))
         self._wake()
 
     def fileno(self) -> int:
@@ -124,7 +124,7 @@ class Prober:
                 with contextlib.suppress(Empty):
                     while True:
                         self._inbox.get_nowait()()
-            self._loop.replace([])  # closes what is under way
+            self._loop.close()
 
     def poked(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -156,24 +156,32 @@ class _Loop:
         self.prober = prober
         self.selector = selectors.DefaultSelector()
         self.tracks: dict[Incarnation, Track] = {}
+        self.stacks: dict[str, tuple[Incarnation, ...]] = {}
         self.attempts: dict[Incarnation, Attempt] = {}
         self.heap: list[
             tuple[float, int, Track, Attempt | None]
         ] = []  # an attempt: its timeout; None: a probe is due
         self.numbers = itertools.count()
 
-    def replace(self, targets: list[Target]) -> None:
+    def replace(self, stack: str, targets: list[Target]) -> None:
         wanted = {each.incarnation: each for each in targets}
-        for incarnation in list(self.tracks):
+        for incarnation in self.stacks.pop(stack, ()):
             if wanted.get(incarnation) != self.tracks[incarnation].target:
                 del self.tracks[incarnation]
                 self._close(incarnation)
+        if wanted:
+            self.stacks[stack] = tuple(wanted)
         for incarnation, target in wanted.items():
             if incarnation not in self.tracks:
                 track = Track(target)
                 self.tracks[incarnation] = track
                 self._adopt(track)
                 self._at(self.prober.clock(), track)
+
+    def close(self) -> None:
+        """Ends what is under way."""
+        for stack in list(self.stacks):
+            self.replace(stack, [])
 
     def _adopt(self, track: Track) -> None:
         """Goes on from what an earlier prober published of the same process."""

@@ -21,7 +21,8 @@ from orchestrator.model.desired import CommandProbe, Health, HttpProbe, Probe, T
 from orchestrator.model.ids import Incarnation, Kind, Ref
 from orchestrator.model.observed import Health as Found
 
-WEB = Incarnation("shop", Ref(Kind.CONTAINER, "web-1/web"), "0" * 12)
+STACK = "shop"
+WEB = Incarnation(STACK, Ref(Kind.CONTAINER, "web-1/web"), "0" * 12)
 
 
 def boottime() -> float:
@@ -152,7 +153,7 @@ def wait_for(prober: Prober, seconds: float = 5.0) -> list[HealthChange]:
 def test_a_server_that_answers_is_healthy_and_published(probe: Any, tmp_path: Path) -> None:
     with server(b"HTTP/1.1 200 OK\r\n\r\n") as port, prober() as watching:
         began = boottime()
-        watching.watch([target(probe(port=port), tmp_path, started=began)])
+        watching.watch(STACK, [target(probe(port=port), tmp_path, started=began)])
         changes = wait_for(watching)
         assert [(each.incarnation, each.old, each.new) for each in changes] == [(WEB, "starting", "healthy")]
         found = health.read(tmp_path / "health.json")
@@ -163,7 +164,9 @@ def test_a_refused_connection_ends_unhealthy_with_its_reason(tmp_path: Path) -> 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with prober() as watching:
-        watching.watch([target(TcpProbe(port=port), tmp_path, interval=0.05, retries=2, started=boottime())])
+        watching.watch(
+            STACK, [target(TcpProbe(port=port), tmp_path, interval=0.05, retries=2, started=boottime())]
+        )
         seen = [change for _ in range(2) for change in wait_for(watching)]
         assert seen[-1].new is Found.UNHEALTHY and seen[-1].output == "connection refused"
 
@@ -173,13 +176,13 @@ def test_a_silent_server_runs_into_the_timeout(tmp_path: Path) -> None:
         probe = target(
             HttpProbe(port=port), tmp_path, interval=0.05, timeout=0.1, retries=1, started=boottime() - 1
         )
-        watching.watch([probe])
+        watching.watch(STACK, [probe])
         assert wait_for(watching)[-1].output == "no answer in 0.1 s"
 
 
 def test_a_group_without_a_network_is_told_so(tmp_path: Path) -> None:
     with prober() as watching:
-        watching.watch([target(TcpProbe(port=1), tmp_path, address=None, retries=1, started=0.0)])
+        watching.watch(STACK, [target(TcpProbe(port=1), tmp_path, address=None, retries=1, started=0.0)])
         assert "no network" in wait_for(watching)[-1].output
 
 
@@ -188,7 +191,7 @@ def test_commands_run_elsewhere_and_their_errors_are_failures(tmp_path: Path) ->
         raise RuntimeError("boom")
 
     with prober(broken) as watching:
-        watching.watch([target(CommandProbe(command=("x",)), tmp_path, retries=1, started=0.0)])
+        watching.watch(STACK, [target(CommandProbe(command=("x",)), tmp_path, retries=1, started=0.0)])
         change = wait_for(watching)[-1]
         assert (change.new, change.output) == (Found.UNHEALTHY, "boom")
 
@@ -199,7 +202,7 @@ def test_a_later_prober_goes_on_from_what_was_published_and_says_so(tmp_path: Pa
         health.Published(health=Found.HEALTHY, at=boottime(), started=5.0, failures=0),
     )
     with server(b"HTTP/1.1 200 OK\r\n\r\n") as port, prober() as watching:
-        watching.watch([target(TcpProbe(port=port), tmp_path, started=5.0)])
+        watching.watch(STACK, [target(TcpProbe(port=port), tmp_path, started=5.0)])
         assert [(each.old, each.new) for each in wait_for(watching)] == [("healthy", "healthy")]
 
 
@@ -212,9 +215,15 @@ def test_what_is_no_longer_watched_is_left_alone(tmp_path: Path) -> None:
 
     with prober(ask) as watching:
         one = target(CommandProbe(command=("x",)), tmp_path, interval=0.01, started=0.0)
-        watching.watch([one])
+        watching.watch(STACK, [one])
         wait_for(watching)
-        watching.watch([])
+        watching.watch("other", [])
+        seen = len(asked)
+        deadline = boottime() + 5
+        while boottime() < deadline and len(asked) < seen + 2:
+            select.select([], [], [], 0.01)
+        assert len(asked) >= seen + 2
+        watching.watch(STACK, [])
         deadline = boottime() + 5
         while boottime() < deadline and (not asked or boottime() - asked[-1] < 0.2):
             select.select([], [], [], 0.05)
