@@ -42,7 +42,6 @@ class Thing:
     pid: int | None = None
     started: float | None = None
     edited: float | None = None
-    updated: bool = False  # its recorded needs may say more than its spec now asks for
 
     def observation(self) -> Observation:
         return Observation(
@@ -98,10 +97,7 @@ class FakeDriver:
         def effect() -> None:
             thing = self.things.setdefault(target, Thing(target))
             self._boundary()  # half made
-            for each in bound:
-                created = each.need.structural or each.need.until == "created"
-                if created and each.target not in self.things:
-                    raise StepError(f"create {target.ref}: {each.target} is not there", errno=errno.ENOENT)
+            self._require(target, "create", bound)
             thing.spec, thing.needs = spec, tuple(each.need for each in bound)
             thing.phase, thing.edited = Phase.CREATED, self.clock()
 
@@ -136,10 +132,12 @@ class FakeDriver:
 
         self._call("stop", target, effect)
 
-    def update(self, target: Incarnation, spec: Spec, fields: Sequence[str]) -> None:
+    def update(self, target: Incarnation, spec: Spec, fields: Sequence[str], bound: Sequence[Bound]) -> None:
         def effect() -> None:
             thing = self._known(target, "update")
-            thing.spec, thing.edited, thing.updated = spec, self.clock(), True
+            self._require(target, "update", bound)
+            thing.spec, thing.edited = spec, self.clock()
+            thing.needs = tuple(each.need for each in bound)
             if thing.phase is Phase.RUNNING:
                 thing.actual = _live(spec)
 
@@ -154,7 +152,6 @@ class FakeDriver:
                 each.target.ref
                 for each in self.things.values()
                 if each.target.stack == target.stack
-                and not each.updated
                 and any(need.ref == target.ref and need.structural for need in each.needs)
             ]
             others = [each for each in self.things if each.ref == target.ref and each != target]
@@ -217,6 +214,12 @@ class FakeDriver:
         if thing is None or thing.phase is Phase.INCOMPLETE:
             raise StepError(f"{what} {target.ref}: there is no incarnation {target.id}", errno=errno.ENOENT)
         return thing
+
+    def _require(self, target: Incarnation, what: str, bound: Sequence[Bound]) -> None:
+        for each in bound:
+            created = each.need.structural or each.need.until == "created"
+            if created and each.target not in self.things:
+                raise StepError(f"{what} {target.ref}: {each.target} is not there", errno=errno.ENOENT)
 
     def _require_group(self, thing: Thing) -> None:
         for need in thing.needs:

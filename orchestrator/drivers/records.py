@@ -99,15 +99,22 @@ class Records:
         return record
 
     def rewrite(
-        self, target: Incarnation, *, spec: Spec | None = None, extra: Mapping[str, Any] | None = None
+        self,
+        target: Incarnation,
+        *,
+        spec: Spec | None = None,
+        bound: Sequence[Bound] | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> Record:
-        """Replace the spec, or keys of `extra`; the rest stays. StepError where there is no record."""
+        """Replace the spec, the needs, or keys of `extra`; the rest stays. StepError where there is no record."""
         old = self.read(target)
         if old is None or not old.readable:
             raise StepError(f"{target.ref}: no record of {target.id}", argument=str(self.folder(target)))
         new = replace(
             old,
             spec=old.spec if spec is None else codec.encode(spec),
+            needs=old.needs if bound is None else tuple(each.need for each in bound),
+            ids=old.ids if bound is None else {each.need.ref: each.target.id for each in bound},
             extra={
                 **old.extra,
                 **({"edited": facts.boottime()} if spec is not None else {}),

@@ -48,8 +48,8 @@ class VolumeDriver:
     def stop(self, target: Incarnation) -> None:
         """Nothing runs in a volume."""
 
-    def update(self, target: Incarnation, spec: Spec, fields: Sequence[str]) -> None:
-        self._records.rewrite(target, spec=spec)
+    def update(self, target: Incarnation, spec: Spec, fields: Sequence[str], bound: Sequence[Bound]) -> None:
+        self._records.rewrite(target, spec=spec, bound=bound)
 
     def delete(self, target: Incarnation) -> None:
         """Remove the data, unless another incarnation of the same name is recorded; then the record."""

@@ -158,7 +158,7 @@ class _Run:
                 driver.stop(target)
             case Op.UPDATE:
                 assert step.spec is not None
-                driver.update(target, step.spec, step.fields)
+                driver.update(target, step.spec, step.fields, self._bound(step))
             case Op.DELETE:
                 driver.delete(target)
 
@@ -166,10 +166,13 @@ class _Run:
         return Incarnation(self.plan.stack, step.ref, step.id) if step.id else self.incarnations[step.ref]
 
     def _bound(self, step: Step) -> Sequence[Bound]:
-        absent = [need.ref for need in step.needs if need.ref not in self.incarnations]
+        # What runs goes on without that for which only a start would wait.
+        required = [need for need in step.needs if need.structural or step.op is Op.CREATE]
+        absent = [need.ref for need in required if need.ref not in self.incarnations]
         if absent:
-            raise StepError(f"create {step.ref}: {absent[0]} is not there", hint="apply again")
-        return [Bound(need=need, target=self.incarnations[need.ref]) for need in step.needs]
+            raise StepError(f"{step.op} {step.ref}: {absent[0]} is not there", hint="apply again")
+        there = [need for need in step.needs if need.ref in self.incarnations]
+        return [Bound(need=need, target=self.incarnations[need.ref]) for need in there]
 
     def receive(self) -> Iterator[StepResult]:
         """Waits for one message and passes it on, with the skips that a failure brings."""

@@ -64,8 +64,8 @@ class Driver(Protocol):
         """Take it out of effect; a container by its stop signal, grace and KILL."""
         ...
 
-    def update(self, target: Incarnation, spec: Spec, fields: Sequence[str]) -> None:
-        """Record `spec` and write its live `fields` (dotted names) to what runs."""
+    def update(self, target: Incarnation, spec: Spec, fields: Sequence[str], bound: Sequence[Bound]) -> None:
+        """Write the live `fields` (dotted names) of `spec` to what runs; record `spec` and its needs anew."""
         ...
 
     def delete(self, target: Incarnation) -> None:

@@ -149,6 +149,16 @@ def test_a_live_change_keeps_process_and_incarnation(world: World) -> None:
     assert world.plan(wish).empty
 
 
+def test_needs_that_come_and_go_with_a_live_change_are_recorded(world: World) -> None:
+    world.apply(stack(group_of("web", replicas=2)))
+    before = world.seen(service("web"))
+    wish = stack(group_of("web"))
+    world.apply(wish)
+    after = world.seen(service("web"))
+    assert before and after and before.id == after.id
+    assert set(after.needs) == set(wish.needs[service("web")]) < set(before.needs)
+
+
 def test_limits_taken_away_are_gone(world: World) -> None:
     world.apply(stack(group_of("web", memory=1 << 26)))
     wish = stack(group_of("web"))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from orchestrator.drivers.embedded.driver import EmbeddedDriver
 from orchestrator.drivers.network.driver import NetworkDriver
+from orchestrator.drivers.records import Records
 from orchestrator.drivers.rootfs.driver import RootfsDriver
 from orchestrator.drivers.volumes import VolumeDriver
 from orchestrator.model.desired import (
@@ -22,6 +23,7 @@ from orchestrator.model.desired import (
     Need,
     RootfsSpec,
     RootSource,
+    Spec,
     StackSpec,
     Until,
     VolumeSpec,
@@ -115,6 +117,16 @@ class Lab:
         target = self.shell(script, spec, **where)
         until(lambda: self.observe(target).pid is None)
         return self.logs(target)
+
+    def update(self, target: Incarnation, spec: Spec, *fields: str) -> None:
+        """With the needs that it has."""
+        found = Records(self.layout, self.driver.kinds).read(target)
+        assert found is not None
+        needs = [
+            Bound(need=each, target=Incarnation(target.stack, each.ref, found.ids[each.ref]))
+            for each in found.needs
+        ]
+        self.driver.update(target, spec, fields, needs)
 
     def logs(self, target: Incarnation) -> str:
         files = sorted(self.layout.logs(target.stack, target.ref).glob("*.log"))

@@ -170,11 +170,8 @@ def test_limits_change_while_it_runs_and_are_read_back(lab: Lab) -> None:
     before = lab.observe(target)
     assert before.actual == {"limits.memory": 64 * MIB, "limits.pids": 50, "limits.cpus": 0.5}
     new = Limits(memory=32 * MIB, cpu_weight=50)
-    lab.driver.update(
-        target,
-        replace(BARE, limits=new),
-        ("limits.memory", "limits.pids", "limits.cpus", "limits.cpu_weight"),
-    )
+    fields = ("limits.memory", "limits.pids", "limits.cpus", "limits.cpu_weight")
+    lab.update(target, replace(BARE, limits=new), *fields)
     after = lab.observe(target)
     assert (after.pid, after.started) == (before.pid, before.started)
     assert after.actual == {"limits.memory": 32 * MIB, "limits.cpu_weight": 50}
@@ -192,9 +189,9 @@ def test_memory_limit_kills_and_says_so(lab: Lab) -> None:
 
 def test_the_stacks_budget_holds_for_all(lab: Lab) -> None:
     lab.run(*SLEEP, spec=BARE)
-    lab.driver.update(lab.stack, StackSpec(limits=Limits(memory=512 * MIB)), ("limits.memory",))
+    lab.update(lab.stack, StackSpec(limits=Limits(memory=512 * MIB)), "limits.memory")
     assert lab.observe(lab.stack).actual == {"limits.memory": 512 * MIB}
-    lab.driver.update(lab.stack, StackSpec(), ("limits.memory",))
+    lab.update(lab.stack, StackSpec(), "limits.memory")
 
 
 # operations
@@ -292,9 +289,7 @@ def test_many_at_once(lab: Lab) -> None:
 def test_logs_get_another_size_while_it_runs(lab: Lab) -> None:
     target = lab.shell("while :; do echo 0123456789012345678901234567890123456789; sleep 0.001; done", BARE)
     pid = lab.observe(target).pid
-    lab.driver.update(
-        target, replace(BARE, logs=Logs(max_size=4096, files=2)), ("logs.max_size", "logs.files")
-    )
+    lab.update(target, replace(BARE, logs=Logs(max_size=4096, files=2)), "logs.max_size", "logs.files")
     folder = lab.layout.logs("lab", target.ref)
     until(lambda: (folder / "000002.log").exists() or len(list(folder.glob("*.log"))) > 1)
     assert lab.observe(target).pid == pid

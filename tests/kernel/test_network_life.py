@@ -54,7 +54,7 @@ def phases(host: Machine, stack: str = "shop") -> dict[str, Phase]:
 
 
 def update(host: Machine, target: Incarnation, spec: NetworkSpec | ServiceSpec, *fields: str) -> None:
-    host.driver.update(target, spec, fields)
+    host.driver.update(target, spec, fields, ())
 
 
 def test_what_was_made_is_gone_after_delete(wire: Wire, tmp_path: Path) -> None:

@@ -170,6 +170,7 @@ def test_volumes_stay_silently_unless_data_is_to_be_pruned(engine: Engine) -> No
     assert verbs(engine.plan(slim, Policy(prune_data=True))) == {volume("data"): Verb.DELETE}
     kept = engine.plan(None)
     assert volume("data") not in verbs(kept) and verbs(kept)[container("db")] is Verb.DELETE
+    engine.settle(stack(Group(name="db", volume="data")))
     everything = engine.plan(None, Policy(prune_data=True))
     order = ops(everything)
     assert order.index(("delete", "container/db-1/db")) < order.index(("delete", "volume/data"))

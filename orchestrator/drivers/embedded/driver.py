@@ -93,10 +93,11 @@ class EmbeddedDriver:
         elif target.ref.kind is Kind.CONTAINER and record is not None and record.readable:
             self._told(target, lambda: self._containers.stop(record))
 
-    def update(self, target: Incarnation, spec: Spec, fields: Sequence[str]) -> None:
+    def update(self, target: Incarnation, spec: Spec, fields: Sequence[str], bound: Sequence[Bound]) -> None:
         """The effect first, then the record: cut off in between, the next plan finds the difference again."""
         self._told(
-            target, lambda: self._update(target, spec, frozenset(each.split(".")[0] for each in fields))
+            target,
+            lambda: self._update(target, spec, frozenset(each.split(".")[0] for each in fields), bound),
         )
 
     def delete(self, target: Incarnation) -> None:
@@ -116,7 +117,9 @@ class EmbeddedDriver:
         limits: Limits = codec.decode(Limits, found)
         return limits
 
-    def _update(self, target: Incarnation, spec: Spec, fields: frozenset[str]) -> None:
+    def _update(
+        self, target: Incarnation, spec: Spec, fields: frozenset[str], bound: Sequence[Bound]
+    ) -> None:
         record = self._record(target)
         if isinstance(spec, StackSpec):
             self._stacks.update(target, spec)
@@ -124,7 +127,7 @@ class EmbeddedDriver:
             self._groups.update(target, spec, fields)
         elif isinstance(spec, ContainerSpec):
             self._containers.update(record, spec, fields)
-        self._records.rewrite(target, spec=spec)
+        self._records.rewrite(target, spec=spec, bound=bound)
 
     def _delete(self, target: Incarnation) -> None:
         if target.ref.kind is Kind.STACK:

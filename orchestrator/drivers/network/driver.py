@@ -119,8 +119,8 @@ class NetworkDriver:
     def stop(self, target: Incarnation) -> None:
         self._effect.put(target.id, None)
 
-    def update(self, target: Incarnation, spec: Spec, fields: Sequence[str]) -> None:
-        self._records.rewrite(target, spec=spec)
+    def update(self, target: Incarnation, spec: Spec, fields: Sequence[str], bound: Sequence[Bound]) -> None:
+        self._records.rewrite(target, spec=spec, bound=bound)
         loaded = self._effect.loaded()
         if isinstance(spec, NetworkSpec):
             self._allocate(target, spec)

@@ -75,8 +75,8 @@ class RootfsDriver:
     def stop(self, target: Incarnation) -> None:
         """Nothing runs in a rootfs itself."""
 
-    def update(self, target: Incarnation, spec: Spec, fields: Sequence[str]) -> None:
-        self._records.rewrite(target, spec=spec)
+    def update(self, target: Incarnation, spec: Spec, fields: Sequence[str], bound: Sequence[Bound]) -> None:
+        self._records.rewrite(target, spec=spec, bound=bound)
 
     def delete(self, target: Incarnation) -> None:
         with self._lock(target.ref):
