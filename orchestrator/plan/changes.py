@@ -86,12 +86,14 @@ class Policy:
     """Words of the user that change what a plan may do. `prune_data`: volumes that left the manifest are deleted too.
 
     `force`: refs to be restarted whatever their state. `held`: refs whose last attempt failed, with what was said: they are
-    not tried again in this plan and stand among its failures.
+    not tried again in this plan and stand among its failures. `stopped`: containers that an operator holds, with who and
+    when in words: they are stopped, and not started.
     """
 
     prune_data: bool = False
     force: frozenset[Ref] = frozenset()
     held: Mapping[Ref, str] = field(default_factory=dict)
+    stopped: Mapping[Ref, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,8 @@ import pytest
 from orchestrator.errors import HostError
 from orchestrator.model.desired import Stack
 from orchestrator.state import document
-from orchestrator.state.store import Event, Store
+from orchestrator.state.events import Event
+from orchestrator.state.store import Store
 from tests.properties.stacks import Group, stack
 
 pytestmark = pytest.mark.root
@@ -78,7 +79,7 @@ def test_a_stack_is_deleted_without_space_and_buried_with_the_next_write(disk: P
     with opened(disk) as store:
         assert (store.stacks(), store.latest("shop"), store.number("shop")) == ((), None, 2)
         (disk / "fill").unlink()
-        store.append_events([Event(at=1.0, stack="other", ref="", what="x", text="")])
+        store.events.append([Event(at=1.0, stack="other", ref="", what="x", text="")])
         assert [each.name for each in disk.iterdir() if "deleted" in each.name] == []
         assert (store.stacks(), store.latest("shop"), store.number("shop")) == ((), None, 2)
         assert commit(store, stack(Group(name="web"))) == 3

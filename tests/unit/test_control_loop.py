@@ -130,7 +130,7 @@ def test_deleting_ends_with_nothing_left_but_volumes(world: World) -> None:
 
 def test_deleting_goes_on_where_nothing_can_be_recorded(world: World) -> None:
     world.follow(stack(Group(name="db")))
-    world.store._db.execute("PRAGMA query_only=ON")  # as a disk that refuses
+    world.store._database._db.execute("PRAGMA query_only=ON")  # as a disk that refuses
     events = world.follow(None)
     assert isinstance(events[-1], Settled) and not world.fake.things
     assert [type(each) for each in events].count(Unrecorded) == 1
