@@ -26,12 +26,12 @@ SAME_CHANGES = 3
 
 
 class Ends(Protocol):
-    """Tells that some process ended: the descriptor `changes()` is readable from then until `drain()`, which is False
-    when the descriptor is gone and must be asked for again."""
+    """Tells that some process ended: the descriptor `changes()` is readable from then until `drain()`, which tells the
+    ids, or None when the descriptor is gone and must be asked for again: then anything may have ended."""
 
     def changes(self) -> int: ...
 
-    def drain(self) -> bool: ...
+    def drain(self) -> frozenset[str] | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +203,7 @@ class _Follower:
         while not self.following.cancelled():
             left = until - self.clock()
             ready = poll.poll(max(0.0, min(left, SLICE)) * 1000)
-            if self.ends and any(fd == self.ends_fd for fd, _ in ready) and not self.ends.drain():
+            if self.ends and any(fd == self.ends_fd for fd, _ in ready) and self.ends.drain() is None:
                 self.ends_fd = None
             yield from self._health()
             if ready or left <= 0:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import socket
 import time
 from collections import deque
@@ -68,6 +67,7 @@ class Supervisor:
         self._path = str(layout.supervisor_socket)
         self._idle: deque[tuple[socket.socket, wire.Incoming]] = deque()
         self._changes: socket.socket | None = None
+        self._news = wire.Incoming()  # of `_changes`
         self._sure = 0.0
 
     def ensure(self) -> None:
@@ -136,28 +136,40 @@ class Supervisor:
         self._ask({"op": "forget", "id": id})
 
     def changes(self) -> int:
-        """A descriptor that becomes readable whenever any process ends. Ask again after `drain` returned False."""
+        """A descriptor that becomes readable whenever any process ends. Ask again after `drain` returned None, and look
+        at everything: what ends after this returns is told, what ended before is not."""
         if self._changes is None:
-            sock, _ = self._connect()
-            wire.send(sock, {"op": "subscribe"})
-            self._changes = sock
+            sock, incoming = self._connect()
+            try:
+                wire.send(sock, {"op": "subscribe"})
+                wire.send(sock, {"op": "ping"})  # answered in order: then the subscription holds
+                while "ok" not in wire.receive(sock, incoming).header:
+                    pass  # an end before this returns
+                sock.setblocking(False)
+            except BaseException:
+                sock.close()
+                raise
+            self._changes, self._news = sock, incoming
         return self._changes.fileno()
 
-    def drain(self) -> bool:
-        """Make `changes` unreadable again; False when the supervisor was restarted meanwhile (look at everything)."""
+    def drain(self) -> frozenset[str] | None:
+        """The ids whose processes ended since the last drain; `changes` is unreadable again. None when the supervisor was
+        restarted meanwhile: anything may have ended."""
         sock = self._changes
         if sock is None:
-            return False
-        while select.select([sock], [], [], 0)[0]:
-            try:
-                data = sock.recv(65536)
-            except OSError:
-                data = b""
-            if not data:
-                sock.close()
-                self._changes = None
-                return False
-        return True
+            return None
+        ended: set[str] = set()
+        try:
+            while self._news.receive(sock):
+                while (frame := self._news.take()) is not None:
+                    ended.add(frame.header["ended"])
+        except BlockingIOError:
+            return frozenset(ended)
+        except OSError:
+            pass
+        sock.close()
+        self._changes = None
+        return None
 
     def stop(self) -> None:
         """End keeper and supervisor of this instance, in order; containers go on. Waits at most 10 s."""

@@ -120,6 +120,17 @@ def test_more_connections_than_attempts_outlive_a_kill(place: Lab) -> None:
     assert list(place.supervisor.states()) == ["c"]
 
 
+def test_a_watcher_is_told_that_it_missed_something(place: Lab) -> None:
+    watcher = place.supervisor
+    place.launch("before", place.light("sleep", "60"))
+    watcher.changes()
+    kill(place.pids()[1])
+    until(lambda: watcher.drain() is None, what="the end of the supervisor to be told")
+    watcher.changes()
+    watcher.signal("before", signal.SIGKILL, stopping=True)
+    until(lambda: watcher.drain() == {"before"}, what="the end of an adopted container to be told")
+
+
 def test_a_stop_that_was_asked_for_is_remembered(place: Lab) -> None:
     place.launch("c", place.light("sleep", "60"))
     place.supervisor.signal("c", signal.SIGURG, stopping=True)

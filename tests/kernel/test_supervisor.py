@@ -109,11 +109,11 @@ def test_changes_wake_a_watcher(place: Lab) -> None:
     client = Supervisor(place.layout)
     try:
         fd = client.changes()
-        time.sleep(0)  # the subscription is on its way on the same socket: nothing to wait for
         place.run(place.light("true"), "wakes")
         assert select.select([fd], [], [], 5)[0]
-        assert client.drain()
+        assert client.drain() == {"wakes"}
         assert not select.select([fd], [], [], 0)[0]
+        assert client.drain() == frozenset()
     finally:
         client.close()
 
