@@ -30,6 +30,7 @@ _VERBS = {
     "ps": "looking",
     "logs": "inside",
     "exec": "inside",
+    "kill": "inside",
     "inspect": "looking",
     "graph": "manifests",
     "schema": "manifests",

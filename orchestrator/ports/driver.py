@@ -124,12 +124,30 @@ class Volumes(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecRequest:
-    """A further process in a running container. The three descriptors become its stdin, stdout and stderr."""
+    """A further process in a running container. What is not said is as the container's spec says."""
 
     command: tuple[str, ...]
     env: Mapping[str, str]
     user: str | None = None
     workdir: str | None = None
+
+
+class Attached(Protocol):
+    """A process inside with a terminal of its own, which ends with `close`. `terminal`: the master's descriptor."""
+
+    terminal: int
+
+    def fileno(self) -> int:
+        """Becomes readable when the process has ended."""
+        ...
+
+    def wait(self) -> int:
+        """The exit code, 128 + N for a signal."""
+        ...
+
+    def resize(self, rows: int, columns: int) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Runtime(Driver, Protocol):
@@ -138,7 +156,17 @@ class Runtime(Driver, Protocol):
     def exec(
         self, target: Incarnation, request: ExecRequest, stdio: tuple[int, int, int], timeout: float | None
     ) -> int:
-        """Runs it to its end; returns the exit code, 128 + N for a signal. Past `timeout` seconds it is killed: 124."""
+        """Runs it to its end; returns the exit code, 128 + N for a signal. Past `timeout` seconds it is killed: 124.
+        The three descriptors become its stdin, stdout and stderr."""
+        ...
+
+    def attach(self, target: Incarnation, request: ExecRequest, *, rows: int, columns: int) -> Attached:
+        """Starts it with a terminal of that size, which lies in the container."""
+        ...
+
+    def signal(self, target: Incarnation, number: int) -> bool:
+        """Sends a signal to the container's main process; False: it does not run. Its end is not a stop that we asked
+        for: the restart policy applies."""
         ...
 
     def read_limits(self, target: Incarnation) -> Limits:

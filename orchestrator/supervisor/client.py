@@ -22,10 +22,11 @@ from orchestrator.ports.layout import Layout
 from orchestrator.supervisor import start, wire
 from orchestrator.supervisor.program import JoinCgroup, Program, to_wire
 from orchestrator.supervisor.records import exit_of, read_exits
+from orchestrator.supervisor.terminal import resize
 
 _SURE = 1.0  # seconds
 
-__all__ = ["LaunchError", "LogTarget", "ProcessState", "Supervisor", "read_exits"]
+__all__ = ["LaunchError", "LogTarget", "ProcessState", "Supervisor", "Visit", "read_exits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,33 @@ class LaunchError(StepError):
     """An operation of a program failed: `operation` names it; `call`, `argument` and `errno` are set."""
 
     operation: str | None = None
+
+
+class Visit:
+    """A process with a terminal inside a container; it ends with this object's `close`. `terminal`: the master."""
+
+    def __init__(self, sock: socket.socket, incoming: wire.Incoming, terminal: int) -> None:
+        self._sock, self._incoming = sock, incoming
+        self.terminal = terminal
+
+    def fileno(self) -> int:
+        """Becomes readable when the process has ended."""
+        return self._sock.fileno()
+
+    def wait(self) -> int:
+        """The exit code, 128 + N for signal N. Raises LaunchError where the command could not be run."""
+        try:
+            code: int = _result(wire.receive(self._sock, self._incoming).header)
+        except ConnectionError as error:
+            raise HostError("the supervisor ended during exec", hint="try again") from error
+        return code
+
+    def resize(self, rows: int, columns: int) -> None:
+        resize(self.terminal, rows, columns)
+
+    def close(self) -> None:
+        self._sock.close()
+        os.close(self.terminal)
 
 
 class Supervisor:
@@ -108,6 +136,27 @@ class Supervisor:
         header = {"op": "exec", "id": id, "timeout": timeout}
         code: int = self._ask(header, _payload(program), fds=stdio, repeat=False)
         return code
+
+    def attach(self, id: str, program: Program) -> Visit:
+        """Run `program`, which has an OpenTerminal, inside the running container `id`, and get its terminal's master.
+        Raises LaunchError."""
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        sock, incoming = self._connect()
+        try:
+            header = {"op": "exec", "id": id, "timeout": None, "terminal": True}
+            wire.send(sock, header, _payload(program), fds=(null,) * 3)
+            frame = wire.receive(sock, incoming)
+            if not frame.fds:
+                _result(frame.header)
+                raise HostError("the process inside ended before it had a terminal", hint="try again")
+            return Visit(sock, incoming, frame.fds[0])
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, ConnectionError):
+                raise HostError("the supervisor ended during exec", hint="try again") from error
+            raise
+        finally:
+            os.close(null)
 
     def signal(self, id: str, signum: int, *, stopping: bool) -> bool:
         """Send a signal by pidfd; `stopping` marks the coming exit as asked for. False: it is not running."""

@@ -102,12 +102,16 @@ def launch(
     return launched
 
 
-def enter(host: Host, program: bytes, pidfd: int, birth: Birth, *, stdio: Sequence[int]) -> Launched:
+def enter(
+    host: Host, program: bytes, pidfd: int, birth: Birth, *, stdio: Sequence[int], passage: int = -1
+) -> Launched:
     """Clone a child that joins the cgroups and namespaces of the process `pidfd` and there makes the program's process,
-    a child of ours too (CLONE_PARENT): {"pid": N} on the report names it, and the first child ends."""
+    a child of ours too (CLONE_PARENT): {"pid": N} on the report names it, and the first child ends. `passage`: a socket
+    for the master of its terminal (OpenTerminal)."""
     cgroup = _open_cgroup(birth.cgroup)
     try:
-        return _clone(0, cgroup, lambda go, report: _enter(host, program, birth, pidfd, (go, report), stdio))
+        joined = (pidfd, passage)
+        return _clone(0, cgroup, lambda go, report: _enter(host, program, birth, joined, (go, report), stdio))
     finally:
         if cgroup is not None:
             os.close(cgroup)
@@ -177,11 +181,17 @@ def _run(
 
 
 def _enter(
-    host: Host, wire: bytes, birth: Birth, pidfd: int, pipes: tuple[int, int], stdio: Sequence[int]
+    host: Host,
+    wire: bytes,
+    birth: Birth,
+    joined: tuple[int, int],
+    pipes: tuple[int, int],
+    stdio: Sequence[int],
 ) -> NoReturn:
     go, report = pipes
+    pidfd, passage = joined
     try:
-        _settle(host, {go, report, pidfd}, stdio)
+        _settle(host, {go, report, *joined}, stdio)
         program = from_wire(json.loads(wire))
         if not os.read(go, 1):
             os._exit(FAILED)
@@ -200,7 +210,7 @@ def _enter(
         os.setsid()
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         context = Context(root=root, proc=-1, stdin=True, logs=False, permitted=host.permitted, report=report)
-        context.rootfs = program.rootfs
+        context.rootfs, context.passage = program.rootfs, passage
         _finish(report, operations.interpret(program, context))
     except BaseException as error:
         _finish(report, ("enter", error))

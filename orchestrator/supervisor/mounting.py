@@ -28,7 +28,7 @@ class Context:
     """Where a set-up stands. `root`: descriptor that paths after EnterRoot are resolved beneath, -1 before it.
     `proc`: the host's /proc (-1: the one inside). `stdin`: whether descriptor 0 was given; `logs`: whether 1 and 2 are
     our FIFOs. `permitted`: the capabilities held. `report`: where an error goes, closed by execve. `rootfs`: the
-    root's name, told in errors where it is known."""
+    root's name, told in errors where it is known. `passage`: where a terminal's master is sent."""
 
     root: int
     proc: int
@@ -38,6 +38,7 @@ class Context:
     report: int
     rootfs: str = ""
     home: str = "/"
+    passage: int = -1
     empty: int = -1  # a mounted empty read-only tmpfs, copied for each masked folder
 
     @property

@@ -13,7 +13,7 @@ from base64 import b64decode
 from collections.abc import Callable
 from typing import Any
 
-from orchestrator.supervisor import execution, identity, mounting
+from orchestrator.supervisor import execution, identity, mounting, terminal
 from orchestrator.supervisor import program as ops
 from orchestrator.supervisor.kernel import CallError, mounts, naming, privileges, processes
 from orchestrator.supervisor.mounting import Context
@@ -183,6 +183,7 @@ _FUNCTIONS: dict[type[Any], Callable[[Context, Any], None]] = {
     ops.SetOomScore: set_oom_score,
     ops.ChangeDirectory: mounting.change_directory,
     ops.SetIdentity: set_identity,
+    ops.OpenTerminal: terminal.open_terminal,
     ops.LimitCapabilities: limit_capabilities,
     ops.NoNewPrivileges: no_new_privileges,
     ops.LoadSeccomp: load_seccomp,

@@ -177,6 +177,15 @@ class SetIdentity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenTerminal:
+    """A new terminal of the container's own devpts becomes descriptors 0 to 2 and the controlling terminal; its master is
+    sent to whoever asked. After SetIdentity, so that the user inside owns it (pts(4))."""
+
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LimitCapabilities:
     """Bounding, permitted and effective set = `keep`; inheritable and ambient empty. A user other than 0 has none."""
 
@@ -226,6 +235,7 @@ Operation = (
     | SetOomScore
     | ChangeDirectory
     | SetIdentity
+    | OpenTerminal
     | LimitCapabilities
     | NoNewPrivileges
     | LoadSeccomp

@@ -22,6 +22,7 @@ from orchestrator.supervisor.connection import Connection, trusted
 from orchestrator.supervisor.container import Container
 from orchestrator.supervisor.kernel import CallError, processes
 from orchestrator.supervisor.loop import Loop
+from orchestrator.supervisor.terminal import Passage
 from orchestrator.supervisor.version import version
 from orchestrator.supervisor.visit import Visit, conclude
 
@@ -173,8 +174,22 @@ class Supervision:
         birth = launcher.Birth(
             new=tuple(container.new), cgroup=container.cgroup, cgroups=tuple(container.cgroups)
         )
-        launched = launcher.enter(self._host, frame.payload, container.pidfd, birth, stdio=frame.fds)
-        Visit(self._loop, connection, launched, frame.header["timeout"])
+        passage = None
+        if frame.header.get("terminal"):
+            passage = Passage(self._loop, lambda master: connection.send({"terminal": True}, (master,)))
+        entrance = passage.entrance if passage else -1
+        try:
+            launched = launcher.enter(
+                self._host, frame.payload, container.pidfd, birth, stdio=frame.fds, passage=entrance
+            )
+        except BaseException:
+            if passage:
+                passage.close()
+            raise
+        finally:
+            if passage:
+                os.close(entrance)
+        Visit(self._loop, connection, launched, frame.header["timeout"], passage)
         launched.start()
 
     def _do_signal(self, connection: Connection, frame: wire.Frame) -> None:

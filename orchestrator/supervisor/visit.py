@@ -14,13 +14,21 @@ from orchestrator.supervisor.connection import Connection
 from orchestrator.supervisor.kernel import processes
 from orchestrator.supervisor.launcher import Launched
 from orchestrator.supervisor.loop import Loop
+from orchestrator.supervisor.terminal import Passage
 
 
 class Visit:
     """One exec: the child that enters, then the process inside, and their one answer."""
 
-    def __init__(self, loop: Loop, connection: Connection, launched: Launched, timeout: float | None) -> None:
-        self._loop, self._connection = loop, connection
+    def __init__(
+        self,
+        loop: Loop,
+        connection: Connection,
+        launched: Launched,
+        timeout: float | None,
+        passage: Passage | None,
+    ) -> None:
+        self._loop, self._connection, self._passage = loop, connection, passage
         self._first, self._first_pidfd = Child(loop, launched), launched.pidfd
         self._first.entered = self._entered
         self._first.ended = self._first_ended
@@ -63,6 +71,9 @@ class Visit:
     def _answer(self, status: dict[str, int]) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._passage is not None:
+            self._passage.receive()  # the master goes before the end, however quick that was
+            self._passage.close()
         self._first.finish()
         self._connection.closed.remove(self.kill)
         if self._expired:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,13 @@ class Stage:
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
+    with staged() as made:
+        yield made
+
+
+@contextmanager
+def staged() -> Iterator[Stage]:
+    """A stage for one test, or for the tests of a module that only look."""
     root = Path(tempfile.mkdtemp(prefix="orc-e2e-"))  # short: a Unix socket's path has at most 107 bytes
     netns = root.name
     subprocess.run(["ip", "netns", "add", netns], check=True)

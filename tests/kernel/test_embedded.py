@@ -395,7 +395,7 @@ def test_check_names_every_problem_at_its_field(lab: Lab) -> None:
         for each in lab.driver.check(Stack(name="s", resources={ref: spec}, needs={}))
     }
     assert ("limits.cpuset", "this host has no CPU 4095") in found
-    assert ("stop.signal", "no signal 'NOPE'") in found
+    assert ("stop.signal", "no signal is called 'NOPE'") in found
     assert ("mounts", "bind") in found
     assert ("mounts", "/proc/self/attr is the runtime's own and cannot be mounted over") in found
     assert not lab.driver.check(Stack(name="s", resources={ref: BARE}, needs={}))

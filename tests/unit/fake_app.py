@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.app import App, World, boot_clock
 from orchestrator.drivers.fake import FakeDriver, drivers
-from orchestrator.model.ids import Incarnation
+from orchestrator.errors import StepError
+from orchestrator.model.ids import Incarnation, Ref
 from orchestrator.model.observed import Health
-from orchestrator.ports.driver import ExecRequest
+from orchestrator.ports.driver import Attached, ExecRequest
 from orchestrator.ports.layout import Layout
 
 HASTE = 20.0
@@ -22,7 +24,12 @@ def hasty_clock() -> float:
 
 
 class FakeRuntime(FakeDriver):
-    """The fake, with commands inside its containers: `ready` (a probe), `exit N`, `cat` and `say WORDS`."""
+    """The fake, with commands inside its containers: `ready` (a probe), `exit N`, `cat` and `say WORDS`.
+    `signals`: what was sent."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
+        self.signals: list[tuple[Ref, int]] = []
 
     def exec(
         self, target: Incarnation, request: ExecRequest, stdio: tuple[int, int, int], timeout: float | None
@@ -39,6 +46,16 @@ class FakeRuntime(FakeDriver):
                 os.write(stdio[1], " ".join(words).encode() + b"\n")
                 os.write(stdio[2], b"said\n")
         return 0
+
+    def attach(self, target: Incarnation, request: ExecRequest, *, rows: int, columns: int) -> Attached:
+        raise StepError(f"{target.ref}: a fake has no terminal")
+
+    def signal(self, target: Incarnation, number: int) -> bool:
+        thing = self.thing(target.ref)
+        if thing.pid is None:
+            return False
+        self.signals.append((target.ref, number))
+        return True
 
 
 @dataclass

@@ -30,7 +30,8 @@ def built(case: dict[str, Any]) -> Program:
     spec = codec.decode(ContainerSpec, case["spec"])
     if "request" in case:
         request = {**case["request"], "command": tuple(case["request"]["command"])}
-        return exec_program(spec, group, ExecRequest(**request), seccomp="RklMVEVS")
+        size = tuple(case["size"]) if "size" in case else None
+        return exec_program(spec, group, ExecRequest(**request), seccomp="RklMVEVS", size=size)
     data = dict(case["place"])
     root = data.pop("root")
     maps = {

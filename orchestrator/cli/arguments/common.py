@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -53,6 +54,18 @@ def moment(text: str | None) -> float | None:
             f"{text!r} is neither a duration like 10m nor a time like 2026-01-31T12:00:00",
             param_hint="--since",
         ) from None
+
+
+def variables(texts: Iterable[str]) -> dict[str, str]:
+    """`KEY=VALUE`, or `KEY` for its value here (nothing where it has none); raises click.BadParameter."""
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key:
+            raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--env")
+        if equals or key in os.environ:
+            found[key] = value if equals else os.environ[key]
+    return found
 
 
 def files(*, required: bool = True) -> Callable[[F], F]:

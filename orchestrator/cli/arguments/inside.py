@@ -1,7 +1,8 @@
-"""Verbs about what happens inside containers: logs, exec."""
+"""Verbs about what happens inside containers: logs, exec, kill."""
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -9,6 +10,7 @@ import click
 from orchestrator.cli.arguments import common
 from orchestrator.cli.exits import ExitCode
 from orchestrator.cli.session import Session
+from orchestrator.errors import UsageError
 
 
 @click.command()
@@ -50,32 +52,81 @@ def logs(
     return ExitCode.SETTLED
 
 
-@click.command(
-    name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+@click.command(name="exec", context_settings={"allow_interspersed_args": False})
+@click.option("-i", "--interactive", is_flag=True, help="Forward standard input from a terminal too.")
+@click.option("-t", "--tty", is_flag=True, help="Give the command a terminal inside.")
+@click.option("-u", "--user", metavar="USER[:GROUP]", help="Run as this user of the container.")
+@click.option("-w", "--workdir", metavar="DIR", help="Run in this folder of the container.")
+@click.option(
+    "-e", "--env", metavar="KEY=VALUE", multiple=True, help="Set a variable; KEY alone: as it is here."
 )
 @click.argument("ref")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_obj
-def exec_(session: Session, *, ref: str, command: tuple[str, ...]) -> int:
+def exec_(
+    session: Session,
+    *,
+    ref: str,
+    command: tuple[str, ...],
+    interactive: bool,
+    tty: bool,
+    user: str | None,
+    workdir: str | None,
+    env: tuple[str, ...],
+) -> int:
     """Run COMMAND inside a running container; its exit code becomes ours: 127 where it is not found, 126 where it
-    cannot be executed.
+    cannot be executed. It ends when this command ends.
 
-    Standard input is forwarded where it is a file or a pipe. There is no terminal inside.
+    Standard input is forwarded where it is a file or a pipe, with -i always. With -it the terminal is joined to one
+    inside: keys, Ctrl-C and its size go there.
 
     \b
     Example:
       orchestrator exec web-1 cat /etc/hosts
+      orchestrator exec -it web-1 sh
       echo "select 1" | orchestrator exec db psql -U postgres
     """
     from orchestrator.cli.commands import exec as verb
+    from orchestrator.cli.commands.terminal import Ours
+    from orchestrator.ports.driver import ExecRequest
 
     if command[0] == "--":  # as kubectl's users write it
         command = command[1:]
     if not command:
         raise click.UsageError("missing argument 'COMMAND...'")
+    here = sys.stdin.isatty()
+    if tty and interactive and not here:
+        raise UsageError(
+            "standard input is not a terminal", hint="leave out -t: input goes through a pipe then"
+        )
+    variables = {"TERM": os.environ.get("TERM") or "xterm"} if tty else {}
+    request = ExecRequest(command=command, env=variables | common.variables(env), user=user, workdir=workdir)
+    if tty:
+        ours = Ours(stdin=sys.stdin.fileno() if interactive else None, stdout=sys.stdout.fileno())
+        return verb.run_in_terminal(session.app, ref, request, ours)
     streams = verb.Streams(
-        stdin=None if sys.stdin.isatty() else sys.stdin.buffer,
+        stdin=None if here and not interactive else sys.stdin.buffer,
         stdout=sys.stdout.buffer,
         stderr=sys.stderr.buffer,
     )
-    return verb.run(session.app, ref, command, streams)
+    return verb.run(session.app, ref, request, streams)
+
+
+@click.command()
+@click.option("-s", "--signal", metavar="SIG", default="KILL", show_default=True, help="A name or number.")
+@click.argument("ref", nargs=-1, required=True)
+@click.pass_obj
+def kill(session: Session, *, ref: tuple[str, ...], signal: str) -> ExitCode:
+    """Send a signal to the main process of each container. If that ends it, its restart policy applies.
+
+    \b
+    Example:
+      orchestrator kill web-1
+      orchestrator kill -s HUP web-1 web-2
+    """
+    from orchestrator.cli.commands import kill as command
+    from orchestrator.model.signals import signal_name
+
+    for sent in command.kill(session.app, ref, signal):
+        session.terminal.say(f"{sent.target.ref}: sent {signal_name(sent.signal)}")
+    return ExitCode.SETTLED

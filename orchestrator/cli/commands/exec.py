@@ -1,6 +1,6 @@
-"""`exec`: a further process in a running container, with pipes of ours in between.
+"""`exec`: a further process in a running container, with pipes of ours in between, or with a terminal of its own.
 
-The terminal's own descriptors never reach the container: who holds one can type into the terminal (TIOCSTI, ioctl_tty(2)).
+Our terminal's descriptors never reach the container: who holds one can type into the terminal (TIOCSTI, ioctl_tty(2)).
 """
 
 from __future__ import annotations
@@ -8,16 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from typing import BinaryIO, cast
 
 from orchestrator.app import App
-from orchestrator.cli import refs
-from orchestrator.errors import UsageError
-from orchestrator.model.ids import Incarnation, Kind
-from orchestrator.model.observed import Observation, Phase
+from orchestrator.cli import running
+from orchestrator.cli.commands.terminal import Ours, converse
 from orchestrator.ports.driver import ExecRequest
 
 _CHUNK = 64 * 1024
@@ -33,10 +30,9 @@ class Streams:
     stderr: BinaryIO
 
 
-def run(app: App, text: str, command: Sequence[str], streams: Streams) -> int:
+def run(app: App, text: str, request: ExecRequest, streams: Streams) -> int:
     """The command's exit code. Raises UsageError where `text` does not name one running container."""
-    target = _running(app, text)
-    request = ExecRequest(command=tuple(command), env={})  # the container's own is under it
+    target = running.find(app, text)
     with contextlib.ExitStack() as stack:
         stdin = _feed(stack, streams.stdin)
         stdout, out = _drain(stack, streams.stdout)
@@ -49,28 +45,12 @@ def run(app: App, text: str, command: Sequence[str], streams: Streams) -> int:
     return code
 
 
-def _running(app: App, text: str) -> Incarnation:
-    observed = {name: app.observe_containers(name) for name in app.stacks()}
-    found = {
-        refs.Named(name, each.ref): each
-        for name, all_of_it in observed.items()
-        for each in all_of_it
-        if each.ref.kind is Kind.CONTAINER
-    }
-    named = refs.find_container(text, found)
-    running = [
-        each for each in observed[named.stack] if each.ref == named.ref and each.phase is Phase.RUNNING
-    ]
-    if not running:
-        raise UsageError(
-            f"{named.ref} is not running ({_why(found[named])})",
-            hint=f"see `orchestrator logs {text}`",
-        )
-    return Incarnation(named.stack, named.ref, running[-1].id)
-
-
-def _why(found: Observation) -> str:
-    return str(found.exits[-1]) if found.exits else found.phase.value
+def run_in_terminal(app: App, text: str, request: ExecRequest, ours: Ours) -> int:
+    """The same with a terminal inside, joined to ours."""
+    rows, columns = ours.size()
+    attached = app.runtime.attach(running.find(app, text), request, rows=rows, columns=columns)
+    with contextlib.closing(attached):
+        return converse(attached, ours)
 
 
 def _feed(stack: contextlib.ExitStack, source: BinaryIO | None) -> int:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
 from orchestrator.drivers.embedded.cgroups import Cgroups, Names
 from orchestrator.drivers.embedded.groups import recorded_limits
 from orchestrator.drivers.embedded.program import Place, container_program, exec_program
-from orchestrator.drivers.embedded.signals import signal_number
 from orchestrator.drivers.records import Record, Records, private_folders
 from orchestrator.drivers.trees import remove_tree
 from orchestrator.errors import StepError
@@ -25,9 +24,11 @@ from orchestrator.model import codec
 from orchestrator.model.desired import ContainerSpec, GroupSpec
 from orchestrator.model.ids import Incarnation, Kind
 from orchestrator.model.observed import Observation, Phase
-from orchestrator.ports.driver import ExecRequest, Root, Roots, Volumes
+from orchestrator.model.signals import signal_number
+from orchestrator.ports.driver import Attached, ExecRequest, Root, Roots, Volumes
 from orchestrator.ports.layout import Layout
-from orchestrator.supervisor.client import LaunchError, LogTarget, ProcessState, Supervisor
+from orchestrator.supervisor.client import LaunchError, LogTarget, ProcessState, Supervisor, Visit
+from orchestrator.supervisor.program import Program
 from orchestrator.supervisor.records import read_exits
 from orchestrator.supervisor.seccomp import default_filter
 
@@ -133,16 +134,13 @@ class Containers:
     def exec(
         self, record: Record, request: ExecRequest, stdio: tuple[int, int, int], timeout: float | None
     ) -> int:
-        target, spec = record.target, codec.decode(ContainerSpec, record.spec)
-        group_spec = self._group_spec(_needed(record, Kind.GROUP))
-        program = exec_program(spec, group_spec, request, seccomp=self._seccomp)
-        try:
-            return self._supervisor.exec(target.id, program, stdio, timeout)
-        except LaunchError as error:
-            told = explained(error, target)
-            if error.operation == "Execute":
-                told.exit_code = NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE
-            raise told from error
+        with _commanding(record.target):
+            return self._supervisor.exec(record.target.id, self._entered(record, request), stdio, timeout)
+
+    def attach(self, record: Record, request: ExecRequest, size: tuple[int, int]) -> Attached:
+        with _commanding(record.target):
+            visit = self._supervisor.attach(record.target.id, self._entered(record, request, size))
+        return _Visit(visit, record.target)
 
     def observation(
         self, record: Record, state: ProcessState | None, addresses: Mapping[str, str]
@@ -204,6 +202,11 @@ class Containers:
             masked=self._masked,
         )
 
+    def _entered(self, record: Record, request: ExecRequest, size: tuple[int, int] | None = None) -> Program:
+        group = self._group_spec(_needed(record, Kind.GROUP))
+        spec = codec.decode(ContainerSpec, record.spec)
+        return exec_program(spec, group, request, seccomp=self._seccomp, size=size)
+
     @cached_property
     def _seccomp(self) -> str:
         return default_filter(self._layout.state / "seccomp")
@@ -246,6 +249,31 @@ class Containers:
             raise StepError(
                 f"{target.ref}: still there {KILL_TIMEOUT:.0f} s after SIGKILL", call="cgroup.kill"
             )
+
+
+class _Visit:
+    """The supervisor's visit, whose errors are told as those of any exec."""
+
+    def __init__(self, visit: Visit, target: Incarnation) -> None:
+        self._visit, self._target = visit, target
+        self.terminal = visit.terminal
+        self.fileno, self.resize, self.close = visit.fileno, visit.resize, visit.close
+
+    def wait(self) -> int:
+        with _commanding(self._target):
+            return self._visit.wait()
+
+
+@contextlib.contextmanager
+def _commanding(target: Incarnation) -> Iterator[None]:
+    """Errors of an exec, with the exit code that a shell gives for a command that it cannot run."""
+    try:
+        yield
+    except LaunchError as error:
+        told = explained(error, target)
+        if error.operation == "Execute":
+            told.exit_code = NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE
+        raise told from error
 
 
 def host_init() -> str | None:

@@ -22,7 +22,7 @@ from orchestrator.model import codec
 from orchestrator.model.desired import ContainerSpec, GroupSpec, Limits, Spec, Stack, StackSpec
 from orchestrator.model.ids import Incarnation, Kind
 from orchestrator.model.observed import Observation, Phase
-from orchestrator.ports.driver import Bound, ExecRequest, GroupNetwork, Problem, Roots, Volumes
+from orchestrator.ports.driver import Attached, Bound, ExecRequest, GroupNetwork, Problem, Roots, Volumes
 from orchestrator.ports.layout import Layout
 from orchestrator.supervisor.client import Supervisor
 
@@ -108,6 +108,12 @@ class EmbeddedDriver:
         self, target: Incarnation, request: ExecRequest, stdio: tuple[int, int, int], timeout: float | None
     ) -> int:
         return self._containers.exec(self._record(target), request, stdio, timeout)
+
+    def attach(self, target: Incarnation, request: ExecRequest, *, rows: int, columns: int) -> Attached:
+        return self._containers.attach(self._record(target), request, (rows, columns))
+
+    def signal(self, target: Incarnation, number: int) -> bool:
+        return self._supervisor.signal(target.id, number, stopping=False)
 
     def read_limits(self, target: Incarnation) -> Limits:
         record = self._record(target)

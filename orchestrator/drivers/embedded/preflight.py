@@ -13,10 +13,10 @@ from orchestrator.drivers.embedded import limits as values
 from orchestrator.drivers.embedded.containers import host_init
 from orchestrator.drivers.embedded.devices import disk_number
 from orchestrator.drivers.embedded.hierarchies import CONTROLLERS, Hierarchies
-from orchestrator.drivers.embedded.signals import signal_number
-from orchestrator.errors import StepError
+from orchestrator.errors import UsageError
 from orchestrator.model.desired import BindMount, ContainerSpec, GroupSpec, Limits, Stack, StackSpec
 from orchestrator.model.ids import Kind, Ref
+from orchestrator.model.signals import signal_number
 from orchestrator.ports.driver import Problem
 from orchestrator.ports.layout import Layout
 
@@ -107,8 +107,8 @@ def _container(ref: Ref, spec: ContainerSpec) -> Iterator[Problem]:
         )
     try:
         signal_number(spec.stop.signal)
-    except StepError as error:
-        yield Problem(ref=ref, field="stop.signal", message=error.message)
+    except UsageError as error:
+        yield Problem(ref=ref, field="stop.signal", message=error.message, hint=error.hint)
     for each in spec.mounts:
         target = os.path.normpath(each.target)
         if target in _OURS or any(target == top or target.startswith(top + "/") for top in _KERNEL):

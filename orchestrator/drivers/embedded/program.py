@@ -30,6 +30,7 @@ from orchestrator.supervisor.program import (
     MountOverlay,
     NewNamespace,
     NoNewPrivileges,
+    OpenTerminal,
     Operation,
     PinNamespace,
     PivotRoot,
@@ -157,16 +158,23 @@ def container_program(spec: ContainerSpec, group: GroupSpec, place: Place) -> Pr
     )
 
 
-def exec_program(spec: ContainerSpec, group: GroupSpec, request: ExecRequest, *, seccomp: str) -> Program:
+def exec_program(
+    spec: ContainerSpec,
+    group: GroupSpec,
+    request: ExecRequest,
+    *,
+    seccomp: str,
+    size: tuple[int, int] | None = None,
+) -> Program:
     """A further process in a running container, whose namespaces and cgroups the supervisor joins before.
 
-    What is not asked for is as the container's spec says.
+    What is not asked for is as the container's spec says. `size`: rows and columns of a terminal that it gets.
     """
     return Program(
         rootfs=spec.rootfs,
         operations=(
             ChangeDirectory(path=request.workdir or spec.workdir or "/"),
-            *_process(spec, seccomp, user=request.user or spec.user),
+            *_process(spec, seccomp, user=request.user or spec.user, size=size),
             Execute(argv=request.command, env=environment(group.hostname, {**spec.env, **request.env})),
         ),
     )
@@ -235,10 +243,14 @@ def _mount(mount: Mount, place: Place) -> Operation:
             )
 
 
-def _process(spec: ContainerSpec, seccomp: str, *, user: str | None) -> Iterator[Operation]:
+def _process(
+    spec: ContainerSpec, seccomp: str, *, user: str | None, size: tuple[int, int] | None = None
+) -> Iterator[Operation]:
     for each in spec.ulimits:
         yield SetRlimit(name=each.name, soft=each.soft, hard=each.hard)
     yield SetIdentity(user=user or "0")
+    if size is not None:
+        yield OpenTerminal(rows=size[0], columns=size[1])
     yield LimitCapabilities(keep=CAPABILITIES)
     yield NoNewPrivileges()
     yield LoadSeccomp(filter=seccomp)

@@ -15,6 +15,7 @@ from orchestrator.supervisor.kernel import CallError, call
 
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 MNT_DETACH = 2
+PROC = 0x9FA0  # PROC_SUPER_MAGIC
 AT_FDCWD = -100
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 0x02, 0x04, 0x10
 ATTRIBUTES = {"ro": 0x1, "nosuid": 0x2, "nodev": 0x4, "noexec": 0x8, "noatime": 0x10, "relatime": 0x0}
@@ -163,11 +164,16 @@ def _walk(root: int, path: str, flags: int, symlinks: bool) -> int:
 
 
 def is_procfs(fd: int) -> bool:
-    """Whether `fd` lies on a proc file system (PROC_SUPER_MAGIC of fstatfs(2))."""
+    """Whether `fd` lies on a proc file system."""
+    return filesystem(fd) == PROC
+
+
+def filesystem(fd: int) -> int:
+    """The magic number of the file system that `fd` lies on (fstatfs(2))."""
     buffer = ctypes.create_string_buffer(256)
     if _fstatfs(fd, buffer) != 0:
         raise CallError(ctypes.get_errno(), "fstatfs", str(fd))
-    return bool(struct.unpack_from("=q", buffer.raw)[0] == 0x9FA0)
+    return int(struct.unpack_from("=q", buffer.raw)[0])
 
 
 _fstatfs = ctypes.PyDLL(None, use_errno=True).fstatfs
