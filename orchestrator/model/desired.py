@@ -135,7 +135,7 @@ class GroupSpec:
 
     service: str = _replace()
     hostname: str = _replace()
-    networks: tuple[str, ...] = _replace(())
+    networks: tuple[str, ...] = _live(())
     dns: tuple[str, ...] = _live(())
     limits: Limits = _live(factory=Limits)
 

@@ -97,6 +97,8 @@ class _Verdicts:
         mending = change.verb is Verb.RESTART and change.cause is not None  # it ran: its gate was passed
         if change.verb in NEW_START and not mending:
             change = self._gate(change)
+        elif change.verb is Verb.UPDATE:
+            change = self._gate_joined(change)
         if ref in self.policy.held and change.verb is not Verb.KEEP:
             self.failures[ref] = self.policy.held[ref]
             self.withheld.add(ref)
@@ -130,9 +132,9 @@ class _Verdicts:
         recorded = {need.ref for need in found.needs}
         for need in self.stack.needs.get(ref, ()):
             change = self.changes.get(need.ref)
-            if not need.structural or change is None:
+            if not need.structural or change is None or need.ref not in recorded:
                 continue
-            anew = change.verb is Verb.CREATE and change.id is None and need.ref in recorded
+            anew = change.verb is Verb.CREATE and change.id is None
             if anew or change.verb is Verb.REPLACE:
                 return need.ref
         return None
@@ -194,6 +196,13 @@ class _Verdicts:
 
     def _gate(self, change: Change) -> Change:
         waits = tuple(need for need in self.stack.needs.get(change.ref, ()) if not self._met(need))
+        return replace(change, waits=waits) if waits else change
+
+    def _gate_joined(self, change: Change) -> Change:
+        """What runs waits only for what it is to be bound to, not for what a start would wait for."""
+        recorded = {need.ref for need in self.kept[change.ref].needs}
+        new = [need for need in self.stack.needs.get(change.ref, ()) if need.ref not in recorded]
+        waits = tuple(need for need in new if need.structural and not self._met(need))
         return replace(change, waits=waits) if waits else change
 
     def _met(self, need: Need) -> bool:

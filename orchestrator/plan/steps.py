@@ -100,16 +100,22 @@ class _Build:
         return found
 
     def _still_used(self, replaced: Mapping[Ref, Observation]) -> set[Ref]:
-        """What old incarnations stand on that could not be replaced yet."""
+        """What incarnations stand on that could not be replaced, or let go of it, yet."""
         waiting = [
             ref
             for ref in self.withheld
-            if ref in self.kept and ref not in replaced and self.changes[ref].verb is Verb.REPLACE
+            if ref in self.kept
+            and ref not in replaced
+            and self.changes[ref].verb in (Verb.REPLACE, Verb.UPDATE)
         ]
         used: set[Ref] = set()
         while waiting:
-            old = self.kept.get(waiting.pop())
-            more = {need.ref for need in old.needs if need.structural} - used if old else set()
+            ref = waiting.pop()
+            old = self.kept.get(ref)
+            needs = old.needs if old else ()
+            if old and self.changes[ref].verb is Verb.UPDATE and ref not in self.withheld:
+                needs = self._needs(ref)  # it lets go of the others in this plan
+            more = {need.ref for need in needs if need.structural} - used
             used |= more
             waiting += more
         return used

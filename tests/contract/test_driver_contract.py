@@ -191,7 +191,7 @@ def test_a_new_environment_is_a_new_process_of_the_same_incarnation(world: World
 def test_a_replaced_group_takes_its_containers_along_and_leaves_others_alone(world: World) -> None:
     world.apply(stack(group_of("web"), group_of("db")))
     before = {each.ref: each.id for each in world.observed()}
-    wish = stack(group_of("web", networks=("default", "extra")), group_of("db"))
+    wish = stack(group_of("web", hostname="www"), group_of("db"))
     world.apply(wish)
     after = {each.ref: each.id for each in world.observed()}
     for ref in (group("web"), container("web")):
@@ -199,6 +199,20 @@ def test_a_replaced_group_takes_its_containers_along_and_leaves_others_alone(wor
     for ref in (group("db"), container("db"), network("default"), service("web")):
         assert before[ref] == after[ref]
     assert world.plan(wish).empty
+
+
+def test_a_group_joins_and_leaves_networks_while_its_containers_run(world: World) -> None:
+    world.apply(stack(group_of("web")))
+    before = {each.ref: (each.id, each.pid) for each in world.observed()}
+    for networks in (("default", "extra"), ("extra",), (), ("default",)):
+        wish = stack(group_of("web", networks=networks))
+        world.apply(wish)
+        assert world.plan(wish).empty
+        after = {each.ref: (each.id, each.pid) for each in world.observed()}
+        assert [after[ref] for ref in (group("web"), container("web"))] == [
+            before[ref] for ref in (group("web"), container("web"))
+        ]
+        assert {ref.name for ref in after if ref.kind is Kind.NETWORK} == set(networks)
 
 
 def test_scaling_goes_up_and_down_without_touching_the_others(world: World) -> None:

@@ -46,6 +46,7 @@ class Group:
     probed: bool = False
     command: tuple[str, ...] = ("sleep", "infinity")
     memory: int | None = None
+    hostname: str | None = None
     more: Mapping[str, Any] | None = None
 
 
@@ -108,7 +109,9 @@ def _add(
     mounts = (VolumeMount(volume=each.volume, target="/data"),) if each.volume else ()
     for number in numbers:
         own, inner = group(each.name, number), container(each.name, number)
-        resources[own] = GroupSpec(service=each.name, hostname=own.name, networks=each.networks)
+        resources[own] = GroupSpec(
+            service=each.name, hostname=each.hostname or own.name, networks=each.networks
+        )
         needs[own] = (Need(BUDGET, Until.CREATED, True), *networks)
         spec = ContainerSpec(
             rootfs="base",

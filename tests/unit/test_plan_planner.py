@@ -73,7 +73,7 @@ def test_a_restart_change_keeps_the_id_and_stops_updates_starts(engine: Engine) 
 
 def test_a_replaced_group_takes_its_containers_with_it_and_leaves_others_alone(engine: Engine) -> None:
     engine.settle(stack(Group(name="web"), Group(name="db")))
-    wish = stack(Group(name="web", networks=("default", "extra")), Group(name="db"))
+    wish = stack(Group(name="web", hostname="www"), Group(name="db"))
     plan = engine.plan(wish)
     assert verbs(plan)[group("web")] is Verb.REPLACE
     cascaded = change(plan, container("web"))
@@ -83,6 +83,54 @@ def test_a_replaced_group_takes_its_containers_with_it_and_leaves_others_alone(e
     downs = [("stop", "container/web-1/web"), ("delete", "container/web-1/web"), ("stop", "group/web-1")]
     ups = [("create", "group/web-1"), ("start", "group/web-1"), ("start", "container/web-1/web")]
     assert [each for each in order if each in downs + ups] == downs + ups
+
+
+def test_a_group_moves_to_another_network_live_after_one_is_made_and_before_the_other_goes(
+    engine: Engine,
+) -> None:
+    engine.settle(stack(Group(name="web"), Group(name="db")))
+    before = engine.pids(), engine.ids()
+    wish = stack(Group(name="web", networks=("extra",)), Group(name="db", networks=("extra",)))
+    plan = engine.plan(wish)
+    assert verbs(plan) == {
+        network("extra"): Verb.CREATE,
+        group("db"): Verb.UPDATE,
+        group("web"): Verb.UPDATE,
+        service("db"): Verb.UPDATE,
+        service("web"): Verb.UPDATE,
+        network("default"): Verb.DELETE,
+    }
+    order = ops(plan)
+    for name in ("group/web-1", "service/web"):
+        update = order.index(("update", name))
+        assert order.index(("start", "network/extra")) < update < order.index(("stop", "network/default"))
+    engine.run(plan)
+    after = engine.pids(), engine.ids()
+    assert engine.plan(wish).empty
+    assert all(after[i][ref] == before[i][ref] for i in (0, 1) for ref in (group("web"), container("web")))
+
+
+def test_a_group_that_runs_waits_for_a_network_that_cannot_be_made_and_keeps_its_old_one(
+    engine: Engine,
+) -> None:
+    engine.settle(stack(Group(name="web")))
+    held = Policy(held={network("extra"): "no free subnet"})
+    plan = engine.plan(stack(Group(name="web", networks=("extra",))), held)
+    waits = change(plan, group("web")).waits
+    assert [need.ref for need in waits] == [network("extra")]
+    assert plan.steps == ()
+
+
+def test_a_group_that_joins_a_network_is_not_replaced_with_it(engine: Engine) -> None:
+    before = stack(Group(name="web"), Group(name="db", networks=("extra",)))
+    engine.settle(before)
+    wish = stack(Group(name="web", networks=("default", "extra")), Group(name="db", networks=("extra",)))
+    spec = replace(wish.resources[network("extra")], subnet="10.1.2.0/24")
+    wish = replace(wish, resources={**wish.resources, network("extra"): spec})
+    found = verbs(engine.plan(wish))
+    assert (found[group("db")], found[group("web")]) == (Verb.REPLACE, Verb.UPDATE)
+    engine.run(engine.plan(wish))
+    assert engine.plan(wish).empty
 
 
 def test_depends_on_does_not_cascade(engine: Engine) -> None:

@@ -95,8 +95,8 @@ class Groups:
         """`fields`: the top names of what changes."""
         if "limits" in fields:
             self._cgroups.apply(names_of(target), spec.limits)
-        if "dns" in fields and self._pinned(target.id):
-            self._network.update_dns(self._attachment(target, spec))
+        if fields & {"networks", "dns"} and self._pinned(target.id):
+            self._network.rejoin(self._attachment(target, spec))
 
     def delete(self, target: Incarnation) -> None:
         self.stop(target)
@@ -107,7 +107,8 @@ class Groups:
         names = names_of(record.target)
         if not (self._pinned(record.target.id) and self._network.attached(record.target)):
             return record.observation(Phase.CREATED)
-        actual = self._cgroups.read(names, recorded_limits(record))
+        limits = self._cgroups.read(names, recorded_limits(record))
+        actual = {**limits, "networks": list(addresses)}
         return record.observation(Phase.RUNNING, actual=actual, addresses=addresses)
 
     def addresses(self, target: Incarnation) -> Mapping[str, str]:

@@ -147,8 +147,8 @@ class NetworkDriver:
     def detach(self, target: Incarnation) -> None:
         self._groups.detach(target)
 
-    def update_dns(self, attachment: Attachment) -> None:
-        self._groups.update_dns(attachment)
+    def rejoin(self, attachment: Attachment) -> None:
+        self._groups.rejoin(attachment)
 
     def addresses(self, target: Incarnation) -> Mapping[str, str]:
         return self._groups.addresses(target)

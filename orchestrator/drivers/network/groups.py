@@ -78,19 +78,7 @@ class Groups:
         target = attachment.target
         with told(f"{target.ref}: cannot attach to its networks"):
             joined = {name: self._in_effect(target.stack, name) for name in attachment.networks}
-            addresses = {
-                name: self._ipam.include(target.stack, name, (target.ref.name,)).members[target.ref.name]
-                for name in joined
-            }
-            attached = Attached(
-                boot=self._boot_id,
-                stack=target.stack,
-                ref=str(target.ref),
-                id=target.id,
-                hostname=attachment.hostname,
-                netns=attachment.netns,
-                networks=addresses,
-            )
+            attached = self._attached(attachment)
             folder = self._layout.group_run(target.id)
             folder.mkdir(parents=True, exist_ok=True, mode=0o755)
             files.write(folder / "hostname", f"{attachment.hostname}\n")
@@ -100,32 +88,53 @@ class Groups:
                 if joined:
                     self._outside(attached, joined)
                 self._inside(attached, joined)
-            files.write(folder / _STATE, json.dumps(asdict(attached)))
+            self._store(attached)
+
+    def rejoin(self, attachment: Attachment) -> None:
+        """Join and leave networks while the group runs: what it stays on is not touched, so connections go on there."""
+        target = attachment.target
+        old = self._read(target.id)
+        if old is None or not self.attached(target):
+            self.attach(attachment)
+            return
+        with told(f"{target.ref}: cannot change its networks"):
+            joined = {name: self._in_effect(target.stack, name) for name in attachment.networks}
+            new = self._attached(attachment)
+            with self._rtnl:
+                if not new.networks:
+                    self._unlink(target)
+                else:
+                    if not old.networks:
+                        self._outside(new, joined)
+                    else:
+                        self._reroute(old, new, joined)
+                    self._inside(new, joined, gone=_gone(old, new))
+            self._write_hosts(new)
+            self._write_resolv(attachment, joined)
+            self._store(new)
+            for network in old.networks:
+                if network not in new.networks:
+                    self._free(target.stack, network)
 
     def detach(self, target: Incarnation) -> None:
         """Take the group off; what is gone already is fine."""
         with told(f"{target.ref}: cannot detach from its networks"):
             folder = self._layout.group_run(target.id)
             attached = self._read(target.id)
-            link = self._layout.link(target.id)
-            with entered(self._host):
-                if link_exists(link):
-                    with netlink.Socket() as host:
-                        host.run([netlink.remove_link(link)])
+            self._unlink(target)
             for name in (_STATE, *files.NAMES):
                 (folder / name).unlink(missing_ok=True)
             for network in attached.networks if attached else ():
                 self._free(target.stack, network)
 
-    def update_dns(self, attachment: Attachment) -> None:
-        """Write the group's resolv.conf anew, in place."""
-        with told(f"{attachment.target.ref}: cannot write resolv.conf"):
-            joined = {name: self._in_effect(attachment.target.stack, name) for name in attachment.networks}
-            self._write_resolv(attachment, joined)
-
     def addresses(self, target: Incarnation) -> Mapping[str, str]:
         attached = self._read(target.id)
-        return attached.networks if attached else {}
+        return {
+            name: address
+            for name, address in (attached.networks.items() if attached else ())
+            if (found := self._ipam.read(target.stack, name)) is not None
+            and found.members.get(target.ref.name) == address
+        }
 
     def attached(self, target: Incarnation) -> bool:
         found = self._read(target.id)
@@ -158,6 +167,25 @@ class Groups:
         with told(f"network/{network}: cannot change routes"):
             for each in self.on(stack, network):
                 self._inside(each, {name: self._in_effect(stack, name) for name in each.networks})
+
+    def _attached(self, attachment: Attachment) -> Attached:
+        """As the attachment wants it; what has no address yet gets one."""
+        target = attachment.target
+        return Attached(
+            boot=self._boot_id,
+            stack=target.stack,
+            ref=str(target.ref),
+            id=target.id,
+            hostname=attachment.hostname,
+            netns=attachment.netns,
+            networks={
+                name: self._ipam.include(target.stack, name, (target.ref.name,)).members[target.ref.name]
+                for name in attachment.networks
+            },
+        )
+
+    def _store(self, each: Attached) -> None:
+        files.write(self._layout.group_run(each.id) / _STATE, json.dumps(asdict(each)))
 
     def _free(self, stack: str, network: str) -> None:
         found = self._ipam.read(stack, network)
@@ -197,16 +225,32 @@ class Groups:
                 set_sysctl(f"ipv6/conf/{link}/disable_ipv6", "1")
                 index = link_index(link) or 0
                 alias = f"orchestrator/{self._layout.instance}/{each.stack}/{each.ref}"
-                messages = [netlink.up(index, alias=alias, conf=_CONF)]
-                for name, address in each.networks.items():
-                    messages.append(netlink.route(address, 32, index, source=joined[name].gateway))
-                    messages.append(netlink.neighbour(address, theirs, index))
-                host.run(messages)
+                host.run([netlink.up(index, alias=alias, conf=_CONF), *_ways(each, joined, index)])
         finally:
             os.close(netns)
 
-    def _inside(self, each: Attached, joined: Mapping[str, NetworkRules]) -> None:
-        """The group's half; run again it replaces what is there."""
+    def _reroute(self, old: Attached, new: Attached, joined: Mapping[str, NetworkRules]) -> None:
+        """The host's half of a link that stays: ways to what came, none to what went."""
+        with entered(self._host), netlink.Socket() as host:
+            index = link_index(self._layout.link(new.id)) or 0
+            messages = list(_ways(new, joined, index))
+            for address in _gone(old, new):
+                messages.append(netlink.remove_route(address, 32, index))
+                messages.append(netlink.remove_neighbour(address, index))
+            host.run(messages)
+
+    def _unlink(self, target: Incarnation) -> None:
+        """Without the host's end its peer is gone as well; one that is gone already is fine."""
+        link = self._layout.link(target.id)
+        with entered(self._host):
+            if link_exists(link):
+                with netlink.Socket() as host:
+                    host.run([netlink.remove_link(link)])
+
+    def _inside(
+        self, each: Attached, joined: Mapping[str, NetworkRules], *, gone: Sequence[str] = ()
+    ) -> None:
+        """The group's half; run again it replaces what is there. With an address the kernel removes routes from it."""
         with entered(each.netns), netlink.Socket() as inner:
             set_sysctl("ipv6/conf/all/disable_ipv6", "1")
             messages = [netlink.up(1)]
@@ -217,6 +261,7 @@ class Groups:
                         f"{each.ref}: {each.netns} has no {_PEER}", call="if_nametoindex", argument=_PEER
                     )
                 messages += [netlink.up(index), *self._routes(each, joined, index)]
+                messages += [netlink.remove_address(address, 32, index) for address in gone]
             inner.run(messages)
 
     def _routes(
@@ -231,7 +276,7 @@ class Groups:
             yield netlink.route(base, int(prefix), index, source=address, via=GATEWAY)
         way_out = next((each.networks[name] for name, rules in joined.items() if not rules.internal), None)
         if way_out is None:
-            yield netlink.remove_default_route(index)
+            yield netlink.remove_route("0.0.0.0", 0, index)
         else:
             yield netlink.route("0.0.0.0", 0, index, source=way_out, via=GATEWAY)
 
@@ -244,6 +289,19 @@ class Groups:
             return None
         except (ValueError, LookupError, TypeError):
             return None  # cut off while it was written: not attached
+
+
+def _ways(each: Attached, joined: Mapping[str, NetworkRules], index: int) -> Iterator[netlink.Message]:
+    """The host's ways to the group's addresses."""
+    _, theirs = _macs(each.id)
+    for name, address in each.networks.items():
+        yield netlink.route(address, 32, index, source=joined[name].gateway)
+        yield netlink.neighbour(address, theirs, index)
+
+
+def _gone(old: Attached, new: Attached) -> tuple[str, ...]:
+    kept = frozenset(new.networks.values())
+    return tuple(address for address in old.networks.values() if address not in kept)
 
 
 def _macs(id: str) -> tuple[bytes, bytes]:

@@ -18,7 +18,7 @@ from types import TracebackType
 _REQUEST, _ACK, _REPLACE, _EXCLUSIVE, _CREATE = 0x1, 0x4, 0x100, 0x200, 0x400  # NLM_F_*
 _ERROR = 2  # NLMSG_ERROR
 _NEWLINK, _DELLINK, _SETLINK, _NEWADDR, _DELADDR = 16, 17, 19, 20, 21  # RTM_*
-_NEWROUTE, _DELROUTE, _NEWNEIGH = 24, 25, 28
+_NEWROUTE, _DELROUTE, _NEWNEIGH, _DELNEIGH = 24, 25, 28, 29
 _IFF_UP = 1
 _SOL_NETLINK, _CAP_ACK, _NETFILTER = 270, 10, 12
 
@@ -184,19 +184,27 @@ def route(target: str, prefix: int, index: int, *, source: str, via: str | None 
     return Message(f"add route {target}/{prefix}", _NEWROUTE, _CREATE | _REPLACE, body)
 
 
-def remove_default_route(index: int) -> Message:
-    body = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 254, 0, 255, 0, 0) + _number(4, index)
-    return Message("remove the default route", _DELROUTE, 0, body, (errno.ESRCH,))
+def remove_route(target: str, prefix: int, index: int) -> Message:
+    body = struct.pack("=BBBBBBBBI", socket.AF_INET, prefix, 0, 0, 254, 0, 255, 0, 0)
+    if prefix:
+        body += _address(1, target)
+    body += _number(4, index)
+    return Message(f"remove route {target}/{prefix}", _DELROUTE, 0, body, (errno.ESRCH,))
 
 
 def neighbour(address: str, mac: bytes, index: int) -> Message:
     """A permanent neighbour: no ARP, and no part in the table's limit."""
-    body = (
-        struct.pack("=BxxxiHBB", socket.AF_INET, index, 0x80, 0, 0)
-        + _address(1, address)
-        + _attribute(2, mac)
-    )
+    body = _neighbour(address, index) + _attribute(2, mac)
     return Message(f"add neighbour {address}", _NEWNEIGH, _CREATE | _REPLACE, body)
+
+
+def remove_neighbour(address: str, index: int) -> Message:
+    body = _neighbour(address, index)
+    return Message(f"remove neighbour {address}", _DELNEIGH, 0, body, (errno.ENOENT,))
+
+
+def _neighbour(address: str, index: int) -> bytes:
+    return struct.pack("=BxxxiHBB", socket.AF_INET, index, 0x80, 0, 0) + _address(1, address)
 
 
 def table_exists(name: str) -> bool:
