@@ -157,10 +157,12 @@ class Publish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSpec:
-    """A group's name on its networks and its published ports; `instances` are the group instances behind it."""
+    """A group's name on its networks and its published ports; `instances` are the group instances behind it, `ready` those
+    that traffic goes to (None: `plan.readiness` has not said yet, all of them)."""
 
     networks: tuple[str, ...] = _live(())
     instances: tuple[str, ...] = _live(())
+    ready: tuple[str, ...] | None = _live(None)
     publish: tuple[Publish, ...] = _live(())
 
 

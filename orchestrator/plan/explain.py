@@ -5,7 +5,7 @@ In: facts. Out: lower-case text without a period.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from orchestrator.model.desired import Need, Until
 from orchestrator.model.ids import Ref
@@ -19,13 +19,23 @@ GONE = "not in the manifest any more"
 STACK_GONE = "the stack is deleted"
 SECOND = "a second incarnation"
 DRIFTED = "changed behind our back"
+READY = "ready"  # field of a service
 
 
 def changed(fields: Sequence[FieldChange]) -> str:
     """`limits.memory, env.LEVEL changed`; past three names a count."""
-    names = [each.name for each in fields]
+    names = [each.name for each in fields if each.name != READY or len(fields) == 1]  # it follows the others
     shown = ", ".join(names[:3])
     return f"{shown} and {len(names) - 3} more changed" if len(names) > 3 else f"{shown} changed"
+
+
+def readiness(fields: Sequence[FieldChange], why: Mapping[str, str]) -> str | None:
+    """`web-2 is unhealthy`, of a service whose instances became ready or unready; None where more than that changed."""
+    if [each.name for each in fields] != [READY] or fields[0].old is None:
+        return None
+    old, new = fields[0].old, fields[0].new
+    told = [f"{each} {why[each]}" for each in (*old, *new) if each in why and (each in old) != (each in new)]
+    return f"{', '.join(told[:3])} and {len(told) - 3} more" if len(told) > 3 else ", ".join(told) or None
 
 
 def drifted(fields: Sequence[FieldChange]) -> str:

@@ -14,7 +14,7 @@ from orchestrator.graph.dependency import by_kind
 from orchestrator.model.desired import ContainerSpec, Need, Spec, Stack, Until, Update
 from orchestrator.model.ids import Kind, Ref
 from orchestrator.model.observed import Health, Observation, Observed, Phase
-from orchestrator.plan import diff, explain, restarts, steps
+from orchestrator.plan import diff, explain, readiness, restarts, steps
 from orchestrator.plan.changes import Change, FieldChange, Plan, Policy, Verb
 
 NEW_INCARNATION = (Verb.CREATE, Verb.REPLACE)
@@ -25,7 +25,9 @@ def plan(stack: Stack | None, observed: Observed, policy: Policy, now: float, *,
     """The plan for the stack `name`. `now`: CLOCK_BOOTTIME seconds. Needs of `stack` must have no cycle (CycleError)."""
     wish = stack or Stack(name=name, resources={}, needs={})
     kept, surplus = _choose(wish, observed)
-    verdicts = _Verdicts(wish, kept, policy, now)
+    ready = readiness.fill(wish, kept, policy, now)
+    wish = ready.stack
+    verdicts = _Verdicts(wish, kept, policy, now, ready.why)
     for ref in _creation_order(wish):
         verdicts.add(ref)
     deletions = _deletions(surplus, wish, policy, everything=stack is None)
@@ -82,12 +84,14 @@ def _deletions(
 
 @dataclass
 class _Verdicts:
-    """Decides ref by ref, needs first. `withheld`: refs whose new incarnation or start this plan does not make."""
+    """Decides ref by ref, needs first. `ready`: why an instance is in its service or out of it. `withheld`: refs whose new
+    incarnation or start this plan does not make."""
 
     stack: Stack
     kept: Mapping[Ref, Observation]
     policy: Policy
     now: float
+    ready: Mapping[str, str]
     changes: dict[Ref, Change] = field(default_factory=dict)
     withheld: set[Ref] = field(default_factory=set)
     failures: dict[Ref, str] = field(default_factory=dict)
@@ -163,10 +167,12 @@ class _Verdicts:
         elif not running:
             return replace(base, verb=Verb.START, reason=explain.NOT_IN_EFFECT, fields=fields)
         if fields:
-            return replace(base, verb=Verb.UPDATE, reason=explain.changed(fields), fields=fields)
+            reason = explain.readiness(fields, self.ready) or explain.changed(fields)
+            return replace(base, verb=Verb.UPDATE, reason=reason, fields=fields)
         drifted = diff.drift(base.ref, spec, found.actual, self.stack.places)
         if drifted:
-            return replace(base, verb=Verb.UPDATE, reason=explain.drifted(drifted), fields=drifted)
+            reason = explain.readiness(drifted, self.ready) or explain.drifted(drifted)
+            return replace(base, verb=Verb.UPDATE, reason=reason, fields=drifted)
         return base
 
     def _group_down(self, ref: Ref) -> Ref | None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.graph import order
-from orchestrator.model.desired import Need, Stack, Until
+from orchestrator.model.desired import Need, ServiceSpec, Stack, Until
 from orchestrator.model.ids import Kind, Ref
 from orchestrator.model.observed import Observation, Phase
 from orchestrator.plan.changes import Change, Op, Step, Verb
@@ -55,6 +55,12 @@ class _Build:
     under: dict[Ref, list[Key]] = field(
         default_factory=dict
     )  # group -> STOP steps of what must leave it first
+    fronts: dict[str, Ref] = field(default_factory=dict)  # instance -> the service before it
+
+    def __post_init__(self) -> None:
+        for ref, spec in self.stack.resources.items():
+            if isinstance(spec, ServiceSpec):
+                self.fronts |= dict.fromkeys(spec.instances, ref)
 
     # taking down
 
@@ -238,10 +244,14 @@ class _Build:
         return [step] if step else []
 
     def _ready(self, ref: Ref) -> list[Key]:
-        """The last steps of all that `ref` needs."""
+        """The last steps of all that `ref` needs; of what must be healthy also that it can be reached by its name."""
         found: list[Key] = []
         for need in self._needs(ref):
             found += self._step(need.ref, Op.START) or self._step(need.ref, Op.UPDATE)
+            if need.until is Until.HEALTHY:
+                service = self.fronts.get(need.ref.name.partition("/")[0])
+                if service is not None:
+                    found += self._step(service, Op.START) or self._step(service, Op.UPDATE)
         return found
 
     def _fresh_leaves(self, ref: Ref) -> list[Key]:

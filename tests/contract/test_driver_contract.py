@@ -13,7 +13,8 @@ from orchestrator.model import codec
 from orchestrator.model.desired import Limits, Until
 from orchestrator.model.ids import Incarnation, Kind
 from orchestrator.model.observed import Phase
-from orchestrator.plan.changes import Verb
+from orchestrator.plan import readiness
+from orchestrator.plan.changes import Policy, Verb
 from tests.contract.worlds import World, group_of, new_id
 from tests.properties.stacks import container, group, network, service, stack, volume
 
@@ -42,7 +43,8 @@ def test_a_stack_comes_up_in_one_pass_and_the_next_plan_is_empty(world: World) -
 def test_an_observation_holds_what_was_applied_and_the_needs_it_was_made_with(world: World) -> None:
     wish = stack(group_of("web", volume="data", memory=1 << 26))
     world.apply(wish)
-    for ref, spec in wish.resources.items():
+    kept = {each.ref: each for each in world.observed()}
+    for ref, spec in readiness.fill(wish, kept, Policy(), 0.0).stack.resources.items():
         found = world.seen(ref)
         assert found is not None
         assert found.applied == codec.encode(spec)

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from orchestrator.drivers.fake import Crash
 from orchestrator.errors import StepError
 from orchestrator.execute.executor import Status
-from orchestrator.model.desired import Stack, Until
+from orchestrator.model.desired import ServiceSpec, Stack, Until
 from orchestrator.model.ids import Kind, Ref
-from orchestrator.model.observed import Phase
+from orchestrator.model.observed import Health, Phase
+from orchestrator.plan import readiness
 from orchestrator.plan.changes import Op, Plan, Policy, Verb
 from tests.properties.engine import Engine
 from tests.properties.stacks import stacks
@@ -21,8 +22,14 @@ FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthChec
 TO_START = (Until.STARTED, Until.HEALTHY)
 
 
+def stack_as_ready(engine: Engine, stack: Stack) -> Stack:
+    kept = {each.ref: each for each in engine.observed()}
+    return readiness.fill(stack, kept, Policy(), engine.now).stack
+
+
 def wished(engine: Engine, stack: Stack) -> None:
     """What stands is what is wished for, in effect, once each."""
+    stack = stack_as_ready(engine, stack)
     kept_volumes = {target.ref for target in engine.fake.things if target.ref.kind is Kind.VOLUME}
     refs = [target.ref for target in engine.fake.things]
     assert sorted(set(refs) - kept_volumes) == sorted(set(stack.resources) - kept_volumes)
@@ -64,6 +71,21 @@ def test_one_pass_does_all_that_no_gate_holds_back(before: Stack, after: Stack) 
     waited = {change.ref for change in first.changes if change.waits}
     second = {change.ref for change in engine.plan(after).changes}
     assert second <= waited | {ref for ref in after.resources if ref.kind is not Kind.CONTAINER and waited}
+
+
+@FEW
+@given(stacks(), st.data())
+def test_whatever_the_health_one_pass_settles_the_services(stack: Stack, data: st.DataObject) -> None:
+    engine = Engine()
+    engine.settle(stack)
+    for _ in range(2):
+        for thing in engine.fake.things.values():
+            if thing.health is not Health.NONE:
+                thing.health = data.draw(
+                    st.sampled_from([each for each in Health if each is not Health.NONE])
+                )
+        engine.once(stack)
+        assert engine.plan(stack).empty
 
 
 @FEW
@@ -209,8 +231,11 @@ def test_what_an_edit_does_not_touch_keeps_its_process(stack: Stack, data: st.Da
     before = engine.pids()
     engine.fake.things = {target: thing for target, thing in engine.fake.things.items() if target.ref != gone}
     plan = engine.plan(stack)
-    assert [(change.ref, change.verb) for change in plan.changes] == [(gone, Verb.CREATE)]
-    assert {step.op for step in plan.steps} <= {Op.CREATE, Op.START}
+    changes = {change.ref: change.verb for change in plan.changes}
+    assert changes.pop(gone) is Verb.CREATE
+    fronts = {ref for ref, spec in stack.resources.items() if isinstance(spec, ServiceSpec)}
+    assert set(changes) <= fronts and set(changes.values()) <= {Verb.UPDATE}
+    assert {step.op for step in plan.steps if step.ref not in fronts} <= {Op.CREATE, Op.START}
     engine.settle(stack)
     after = engine.pids()
     assert all(after[ref] == before[ref] for ref in before if ref != gone)

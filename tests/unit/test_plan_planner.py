@@ -150,7 +150,14 @@ def test_a_closed_gate_makes_a_wait_without_steps_and_its_group_comes_up(engine:
     engine.run(plan)
     assert {each.ref for each in engine.plan(wish).changes} == {container("web")}
     engine.fake.set_health(container("db"), Health.HEALTHY)
-    assert ops(engine.plan(wish)) == [("create", "container/web-1/web"), ("start", "container/web-1/web")]
+    plan = engine.plan(wish)
+    assert change(plan, service("db")).reason == "db-1 is healthy"
+    assert ops(plan) == [
+        ("update", "service/db"),
+        ("create", "container/web-1/web"),
+        ("start", "container/web-1/web"),
+    ]
+    assert plan.steps[0].number in plan.steps[2].after  # it is reached by its name before anybody is told so
 
 
 def test_healthy_without_a_probe_means_started_in_the_same_pass(engine: Engine) -> None:
@@ -162,7 +169,7 @@ def test_an_unhealthy_dependency_leaves_what_runs_alone(engine: Engine) -> None:
     wish = stack(Group(name="db", probed=True), Group(name="web", needs={"db": Until.HEALTHY}))
     engine.settle(wish)
     engine.fake.set_health(container("db"), Health.UNHEALTHY)
-    assert engine.plan(wish).empty
+    assert ops(engine.plan(wish)) == [("update", "service/db")]
 
 
 def test_a_replacement_with_a_closed_gate_leaves_the_old_one_running(engine: Engine) -> None:
@@ -339,7 +346,7 @@ def test_back_off_is_a_change_without_steps(engine: Engine) -> None:
     plan = engine.plan(wish)
     assert not plan.steps and plan.changes[0].not_before == engine.now + 1.0
     engine.now += 1.0
-    assert ops(engine.plan(wish)) == [("start", "container/web-1/web")]
+    assert ops(engine.plan(wish)) == [("update", "service/web"), ("start", "container/web-1/web")]
 
 
 def test_restart_never_stays_and_complains_only_of_failure(engine: Engine) -> None:

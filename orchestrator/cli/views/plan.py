@@ -71,7 +71,8 @@ def _change(terminal: Terminal, change: Change, width: int) -> Iterator[str]:
     reason = text.printable(change.reason)
     because = f"because {reason}" if change.cause else reason
     yield f"{terminal.paint(f'{symbol:<3}', style)} {change.ref!s:<{width}}  {change.verb:<7}  {because}".rstrip()
-    fields = [_field(each) for each in change.fields]
+    shown = [each for each in change.fields if each.name != explain.READY or len(change.fields) == 1]
+    fields = [_field(each) for each in shown]
     widths = [max((len(row[column]) for row in fields), default=0) for column in range(2)]
     for name, values, place in fields:
         line = f"      {name:<{widths[0]}}  {values:<{widths[1]}}"

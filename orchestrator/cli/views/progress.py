@@ -15,7 +15,8 @@ from orchestrator.control.reconciler import Planned, Stepped, Unrecorded
 from orchestrator.execute.executor import Status, StepResult
 from orchestrator.model.ids import Kind, Ref
 from orchestrator.model.observed import Health
-from orchestrator.plan.changes import Op
+from orchestrator.plan import explain
+from orchestrator.plan.changes import Op, Step
 
 _DONE = {
     Op.CREATE: "created",
@@ -79,7 +80,7 @@ def _step(terminal: Terminal, result: StepResult) -> None:
         case Status.STARTED:
             pass
         case Status.DONE:
-            if _worth_telling(step.op, step.ref.kind):
+            if _worth_telling(step):
                 _line(terminal, step.ref, _DONE[step.op], "good")
         case Status.FAILED:
             _line(terminal, step.ref, f"failed to {step.op}: {result.error}", "bad")
@@ -90,11 +91,13 @@ def _step(terminal: Terminal, result: StepResult) -> None:
                 _line(terminal, step.ref, f"skipped: {result.error}", "warn")
 
 
-def _worth_telling(op: Op, kind: Kind) -> bool:
-    """One line for each thing: a container's start says that it was created too; other kinds are just there or not."""
-    if kind is Kind.CONTAINER:
-        return op is not Op.CREATE
-    return kind is not Kind.STACK and op not in (Op.START, Op.STOP)
+def _worth_telling(step: Step) -> bool:
+    """One line for each thing: a container's start says that it was created too; other kinds are just there or not. That
+    a service follows the health of its instances was told by theirs."""
+    if step.ref.kind is Kind.CONTAINER:
+        return step.op is not Op.CREATE
+    follows = step.op is Op.UPDATE and step.fields == (explain.READY,)
+    return step.ref.kind is not Kind.STACK and step.op not in (Op.START, Op.STOP) and not follows
 
 
 def _health(terminal: Terminal, change: HealthChange) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network
+from typing import Any
 
 from orchestrator.drivers.network import checks, files
 from orchestrator.drivers.network.effect import HUB, Effect
@@ -16,7 +17,7 @@ from orchestrator.drivers.network.groups import Groups
 from orchestrator.drivers.network.ipam import DEFAULT_POOL, Allocation, Ipam, routed
 from orchestrator.drivers.network.namespace import entered, read_net, told
 from orchestrator.drivers.network.rules import NetworkRules, Port, ServiceRules, Virtual
-from orchestrator.drivers.records import Records
+from orchestrator.drivers.records import Record, Records
 from orchestrator.errors import StepError, UsageError
 from orchestrator.model.codec import decode
 from orchestrator.model.desired import NetworkSpec, ServiceSpec, Spec, Stack
@@ -96,13 +97,7 @@ class NetworkDriver:
         if not records:
             return ()
         running = self._effect.ids()
-        return tuple(
-            each.observation(
-                Phase.RUNNING if each.target.id in running else Phase.CREATED,
-                addresses=self._virtual_addresses(each.target, each.spec or {}),
-            )
-            for each in records
-        )
+        return tuple(self._observation(each, each.target.id in running) for each in records)
 
     def create(self, target: Incarnation, spec: Spec, bound: Sequence[Bound]) -> None:
         self._records.write(target, spec, bound)
@@ -156,6 +151,38 @@ class NetworkDriver:
     def attached(self, target: Incarnation) -> bool:
         return self._groups.attached(target)
 
+    # what is in effect
+
+    def _observation(self, record: Record, running: bool) -> Observation:
+        target, spec = record.target, record.spec or {}
+        return record.observation(
+            Phase.RUNNING if running else Phase.CREATED,
+            actual=self._reached(target, spec) if running and target.ref.kind is Kind.SERVICE else {},
+            addresses=self._virtual_addresses(target, spec),
+        )
+
+    def _reached(self, target: Incarnation, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The instances that the rules send traffic to on every network of the service."""
+        rules = self._effect.loaded().services.get(target.id)
+        if rules is None or not rules.virtuals:
+            return {}
+        backends = [frozenset(each.backends) for each in rules.virtuals]
+        members = [
+            each.members if (each := self._ipam.read(target.stack, name)) else {}
+            for name in spec.get("networks", ())
+        ]
+        instances = spec.get("instances", ())
+        return {
+            "ready": [
+                name
+                for name in instances
+                if all(
+                    addresses.get(name) in reached
+                    for addresses, reached in zip(members, backends, strict=False)
+                )
+            ]
+        }
+
     # how specs become rules
 
     def _allocate(self, target: Incarnation, spec: NetworkSpec) -> Allocation:
@@ -174,7 +201,7 @@ class NetworkDriver:
         for network in spec.networks:
             rules = self._in_effect(stack, network)
             members = self._ipam.include(stack, network, (name, *spec.instances)).members
-            backends = tuple(members[each] for each in spec.instances)
+            backends = tuple(members[each] for each in _ready(spec))
             virtuals.append(Virtual(address=members[name], backends=backends))
             closed.append(rules.internal)
         # Published over the first network that knows a way back to everybody.
@@ -239,6 +266,10 @@ class NetworkDriver:
         own = f"{HUB}{self._layout.instance}"
         with told("cannot read the host's routes"), entered(self._host):
             return routed(read_net("route"), lambda link: link == own or _is_group_link(link))
+
+
+def _ready(spec: ServiceSpec) -> tuple[str, ...]:
+    return spec.instances if spec.ready is None else spec.ready
 
 
 def _is_group_link(name: str) -> bool:

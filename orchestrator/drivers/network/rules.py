@@ -168,7 +168,7 @@ def _filters(rules: Rules) -> Mapping[str, Chain]:
     to_host = (
         f"iifgroup {ours} ip saddr != @open_networks ct state new reject with icmp type admin-prohibited"
     )
-    from_host = ("ct status dnat accept", f"oifname {rules.hub} reject with icmp type host-unreachable")
+    from_host = ("ct status dnat accept", f"oifname {rules.hub} reject with icmp type port-unreachable")
     return {
         "guard_prerouting": Chain(guard, "filter hook prerouting priority -300"),
         "filter_input": Chain((to_host,), "filter hook input priority 0"),
@@ -189,7 +189,7 @@ def _forward(rules: Rules, ours: str) -> Iterable[str]:
     return (
         f"iifgroup != {ours} oifgroup != {ours} accept",
         "ct state established,related accept",
-        f"iifgroup {ours} oifname {rules.hub} reject with icmp type host-unreachable",
+        f"iifgroup {ours} oifname {rules.hub} reject with icmp type port-unreachable",
         f"iifgroup {ours} oifgroup {ours} ip saddr . ip daddr @same_network accept",
         f"iifgroup {ours} oifgroup != {ours} ip saddr @open_networks accept",
         f"iifgroup {ours} ip saddr @open_networks ct status dnat accept",
