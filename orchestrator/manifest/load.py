@@ -47,11 +47,13 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """All that was read. `manifests` in the order in which their names were met."""
+    """All that was read. `manifests` in the order in which their names were met. `files`: the absolute path of every file
+    and folder that any of it depends on, there or not."""
 
     manifests: tuple[Manifest, ...]
     sources: Sources
     diagnostics: tuple[Diagnostic, ...]
+    files: frozenset[str] = frozenset()
 
     @property
     def failed(self) -> bool:
@@ -71,6 +73,7 @@ def load(paths: Sequence[str], env: Mapping[str, str], *, stdin: str | None = No
         manifests=tuple(replace(each, failed=failed) for each in manifests),
         sources=reading.sources,
         diagnostics=by_place(reading.problems, tuple(reading.sources)),
+        files=frozenset(reading.files),
     )
 
 
@@ -85,7 +88,7 @@ def by_place(diagnostics: Iterable[Diagnostic], files: Sequence[str]) -> tuple[D
     return tuple(sorted(dict.fromkeys(diagnostics), key=place))
 
 
-def _is_stack_file(folder: str, name: str) -> bool:
+def is_stack_file(folder: str, name: str) -> bool:
     """What a folder's editors and tools leave beside stack files is none."""
     wanted = name.endswith((".yaml", ".yml")) and not name.startswith(".")
     return wanted and not os.path.isdir(os.path.join(folder, name))  # noqa: PTH112, PTH118
@@ -99,6 +102,7 @@ class _Reading:
         self._stdin = stdin
         self.sources: dict[str, str] = {}
         self.folders: dict[str, str] = {}
+        self.files: set[str] = set()
         self.problems: list[Diagnostic] = []
         self.roots: list[Node] = []
 
@@ -108,7 +112,9 @@ class _Reading:
     def path(self, path: str) -> None:
         if path == "-":
             self._document(STDIN, self._stdin or "", str(Path.cwd()))
-        elif os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises on a null character
+            return
+        self.files.add(os.path.abspath(path))  # noqa: PTH100
+        if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises on a null character
             self._folder(path)
         elif (text := self._read(path)) is not None:
             self._document(path, text, os.path.dirname(os.path.abspath(path)))  # noqa: PTH100, PTH120
@@ -119,7 +125,7 @@ class _Reading:
         except OSError as error:
             self.fail(Code.UNREADABLE, f"{path}: {(error.strerror or str(error)).lower()}")
             return
-        found = [each for each in names if _is_stack_file(path, each)]
+        found = [each for each in names if is_stack_file(path, each)]
         if not found:
             self.fail(
                 Code.UNREADABLE,
@@ -129,6 +135,7 @@ class _Reading:
         folder = os.path.abspath(path)  # noqa: PTH100
         for each in found:
             file = os.path.join(path, each)  # noqa: PTH118
+            self.files.add(os.path.join(folder, each))  # noqa: PTH118
             if (text := self._read(file)) is not None:
                 self._document(file, text, folder)
 
@@ -177,6 +184,7 @@ class _Reading:
 
     def _beside(self, folder: str) -> Mapping[str, str]:
         path = os.path.join(folder, ".env")  # noqa: PTH118
+        self.files.add(path)
         if not os.path.exists(path):  # noqa: PTH110
             return {}
         entries, problems = load_env(path)
@@ -302,6 +310,7 @@ def _env_files(manifest: Manifest, reading: _Reading) -> dict[str, tuple[EnvEntr
         for number, name in enumerate(container.env_file):
             span = manifest.root.find(*path, "env_file", number)
             where = absolute(manifest, name, *path)
+            reading.files.add(where)
             if where not in found:
                 found[where], problems = load_env(where, asked=span)
                 reading.problems += problems

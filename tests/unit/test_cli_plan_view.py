@@ -7,9 +7,9 @@ import json
 import pytest
 
 from orchestrator.cli.commands.plan import planned
-from orchestrator.cli.commands.prune import guard
 from orchestrator.cli.views import plan as view
 from orchestrator.cli.views.terminal import Color, Terminal
+from orchestrator.control.prune import guard
 from orchestrator.diagnostics import Span
 from orchestrator.errors import UsageError
 from orchestrator.model.desired import (

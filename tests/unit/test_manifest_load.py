@@ -135,3 +135,16 @@ def test_paths_are_relative_to_the_file_that_writes_them(folder: Path) -> None:
     loaded = load(["sub/a.yaml", "b.yaml"], {})
     sources = [mount.source for name in ("a-1/a", "b-1/b") for mount in container(loaded, name).mounts]  # type: ignore[union-attr]
     assert sources == [str(folder / "x")] * 2
+
+
+def test_everything_that_a_manifest_depends_on_is_told_there_or_not(folder: Path) -> None:
+    (folder / "stacks").mkdir()
+    (folder / "stacks" / "a.yaml").write_text(
+        A.replace("command: [x]", 'command: [x], env: {A: "${A}"}, env_file: [b.env]')
+    )
+    (folder / "stacks" / ".b.yaml.swp").write_text("")
+    loaded = load(["stacks", "none.yaml"], {})
+    assert loaded.failed
+    names = ("none.yaml", "stacks", "stacks/.env", "stacks/a.yaml", "stacks/b.env")
+    assert loaded.files == {str(folder / each) for each in names}
+    assert str(folder / "stacks" / ".env") not in load(["stacks"], {"A": "1"}).files

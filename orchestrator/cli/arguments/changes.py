@@ -12,6 +12,7 @@ from orchestrator.cli.arguments import common
 from orchestrator.cli.commands import manifests
 from orchestrator.cli.exits import ExitCode
 from orchestrator.cli.session import Session
+from orchestrator.control.reading import Read
 from orchestrator.plan.changes import Policy
 
 _TIMEOUT = 300.0
@@ -177,7 +178,7 @@ def delete(
     return code
 
 
-def _read(session: Session, paths: Sequence[str], env_files: Sequence[str]) -> manifests.Read:
+def _read(session: Session, paths: Sequence[str], env_files: Sequence[str]) -> Read:
     """Valid stacks that this host can have."""
     from orchestrator.cli.views import failures
 
@@ -187,7 +188,7 @@ def _read(session: Session, paths: Sequence[str], env_files: Sequence[str]) -> m
     return read
 
 
-def _plan(session: Session, read: manifests.Read, policy: Policy, *, form: str, check: bool) -> ExitCode:
+def _plan(session: Session, read: Read, policy: Policy, *, form: str, check: bool) -> ExitCode:
     from orchestrator.cli.commands import plan as command
     from orchestrator.cli.views import plan as view
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.app import App
-from orchestrator.cli.commands import prune
 from orchestrator.cli.commands.ending import Ended, outcome
+from orchestrator.control import prune
 from orchestrator.control.loop import Event, Following, Waiting
 from orchestrator.model.desired import Stack
 from orchestrator.plan.changes import Policy

@@ -1,84 +1,22 @@
-"""From files to stacks: what `validate`, `plan`, `apply`, `delete -f` and `graph` begin with."""
+"""From files to stacks as the command line means it: relative to where one stands, with its environment and input."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from orchestrator.app import App
-from orchestrator.diagnostics import Diagnostic, Severity
-from orchestrator.errors import HostError, ManifestError
-from orchestrator.model.desired import Stack
-from orchestrator.model.ids import Kind
-
-HOST_PROBLEM = "ORC401"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Read:
-    """Valid stacks in the order written, warnings about them, and their texts for showing places."""
-
-    stacks: tuple[Stack, ...]
-    warnings: tuple[Diagnostic, ...]
-    sources: Mapping[str, str]
-
-
-class InvalidManifest(ManifestError):
-    """Carries the texts too, so that source lines can be shown."""
-
-    def __init__(self, diagnostics: Sequence[Diagnostic], sources: Mapping[str, str]) -> None:
-        super().__init__(diagnostics)
-        self.sources = sources
+from orchestrator.control import reading
+from orchestrator.control.reading import Read
 
 
 def read(app: App, paths: Sequence[str], env_files: Sequence[str] = ()) -> Read:
-    """All stacks of the files, each resolved and free of cycles; raises InvalidManifest with every diagnostic."""
-    loaded = app.load(paths, env_files, os.environ, sys.stdin.read() if "-" in paths else None)
-    found: list[Diagnostic] = list(loaded.diagnostics)
-    stacks = []
-    for manifest in loaded.manifests:
-        stack, diagnostics = app.resolve(manifest)
-        found += diagnostics
-        if stack is not None:
-            found += app.cycles(stack)
-            stacks.append(stack)
-    found = sorted(dict.fromkeys(found), key=lambda each: _place(each, tuple(loaded.sources)))
-    if any(each.severity is Severity.ERROR for each in found):
-        raise InvalidManifest(found, loaded.sources)
-    return Read(stacks=tuple(stacks), warnings=tuple(found), sources=loaded.sources)
-
-
-def _place(each: Diagnostic, files: Sequence[str]) -> tuple[int, int, int]:
-    """In the order in which one reads the files; what has no place first."""
-    if each.span is None:
-        return -1, 0, 0
-    file = files.index(each.span.file) if each.span.file in files else len(files)
-    return file, each.span.line, each.span.column
+    """All stacks of the files; raises InvalidManifest with every diagnostic."""
+    stdin = sys.stdin.read() if "-" in paths else None
+    return reading.read(app, paths, env_files, os.environ, stdin=stdin)
 
 
 def check(app: App, read: Read) -> None:
-    """What this host cannot do of the stacks, at the places that ask for it; raises InvalidManifest.
-
-    What it lacks whatever the stack is (root, a controller) is a HostError.
-    """
-    found = []
-    for stack in read.stacks:
-        for problem in app.check(stack):
-            if problem.ref.kind is Kind.STACK and not problem.field:
-                raise HostError(problem.message, hint=problem.hint)
-            field, span = problem.field, stack.places.get((problem.ref, problem.field))
-            while span is None and field:
-                field = field.rpartition(".")[0]
-                span = stack.places.get((problem.ref, field))
-            found.append(
-                Diagnostic(
-                    code=HOST_PROBLEM,
-                    message=problem.message if span else f"{problem.ref}: {problem.message}",
-                    span=span,
-                    hint=problem.hint,
-                )
-            )
-    if found:
-        raise InvalidManifest(found, read.sources)
+    """What this host cannot do of them; raises InvalidManifest or HostError."""
+    reading.check(app, read)

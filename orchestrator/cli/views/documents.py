@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.cli.commands.manifests import Read
 from orchestrator.cli.views import text
 from orchestrator.cli.views.terminal import Terminal
+from orchestrator.control.reading import Read
 from orchestrator.model.desired import Stack
 from orchestrator.model.ids import Kind
 

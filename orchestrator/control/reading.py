@@ -1,0 +1,115 @@
+"""From files to stacks that this host can have: what every command with -f begins with, and every watched source.
+
+In: paths, env files, variables. Out: valid stacks, or every diagnostic at once. Touches nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from orchestrator.diagnostics import Diagnostic, Severity
+from orchestrator.errors import HostError, ManifestError
+from orchestrator.model.desired import Stack
+from orchestrator.model.ids import Kind
+
+if TYPE_CHECKING:  # its libraries are for those who read
+    from orchestrator.manifest.load import Loaded, Manifest
+    from orchestrator.ports.driver import Problem
+
+HOST_PROBLEM = "ORC401"
+
+
+class Reader(Protocol):
+    """What reading needs of the application."""
+
+    def load(
+        self, paths: Sequence[str], env_files: Sequence[str], environ: Mapping[str, str], stdin: str | None
+    ) -> Loaded: ...
+
+    def resolve(self, manifest: Manifest) -> tuple[Stack | None, Sequence[Diagnostic]]: ...
+
+    def cycles(self, stack: Stack) -> Sequence[Diagnostic]: ...
+
+    def check(self, stack: Stack) -> tuple[Problem, ...]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """Valid stacks in the order written, warnings about them, and their texts for showing places. `files`: as `Loaded`
+    has them."""
+
+    stacks: tuple[Stack, ...]
+    warnings: tuple[Diagnostic, ...]
+    sources: Mapping[str, str]
+    files: frozenset[str] = frozenset()
+
+
+class InvalidManifest(ManifestError):
+    """Carries the texts too, so that source lines can be shown, and what it was read from."""
+
+    def __init__(
+        self, diagnostics: Sequence[Diagnostic], sources: Mapping[str, str], files: frozenset[str]
+    ) -> None:
+        super().__init__(diagnostics)
+        self.sources = sources
+        self.files = files
+
+
+def read(
+    app: Reader,
+    paths: Sequence[str],
+    env_files: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    stdin: str | None = None,
+) -> Read:
+    """All stacks of the files, each resolved and free of cycles; raises InvalidManifest with every diagnostic."""
+    loaded = app.load(paths, env_files, environ, stdin)
+    found: list[Diagnostic] = list(loaded.diagnostics)
+    stacks = []
+    for manifest in loaded.manifests:
+        stack, diagnostics = app.resolve(manifest)
+        found += diagnostics
+        if stack is not None:
+            found += app.cycles(stack)
+            stacks.append(stack)
+    found = sorted(dict.fromkeys(found), key=lambda each: _place(each, tuple(loaded.sources)))
+    if any(each.severity is Severity.ERROR for each in found):
+        raise InvalidManifest(found, loaded.sources, loaded.files)
+    return Read(stacks=tuple(stacks), warnings=tuple(found), sources=loaded.sources, files=loaded.files)
+
+
+def _place(each: Diagnostic, files: Sequence[str]) -> tuple[int, int, int]:
+    """In the order in which one reads the files; what has no place first."""
+    if each.span is None:
+        return -1, 0, 0
+    file = files.index(each.span.file) if each.span.file in files else len(files)
+    return file, each.span.line, each.span.column
+
+
+def check(app: Reader, read: Read) -> None:
+    """What this host cannot do of the stacks, at the places that ask for it; raises InvalidManifest.
+
+    What it lacks whatever the stack is (root, a controller) is a HostError.
+    """
+    found = []
+    for stack in read.stacks:
+        for problem in app.check(stack):
+            if problem.ref.kind is Kind.STACK and not problem.field:
+                raise HostError(problem.message, hint=problem.hint)
+            field, span = problem.field, stack.places.get((problem.ref, problem.field))
+            while span is None and field:
+                field = field.rpartition(".")[0]
+                span = stack.places.get((problem.ref, field))
+            found.append(
+                Diagnostic(
+                    code=HOST_PROBLEM,
+                    message=problem.message if span else f"{problem.ref}: {problem.message}",
+                    span=span,
+                    hint=problem.hint,
+                )
+            )
+    if found:
+        raise InvalidManifest(found, read.sources, read.files)
