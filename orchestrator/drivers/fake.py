@@ -42,6 +42,7 @@ class Thing:
     pid: int | None = None
     started: float | None = None
     edited: float | None = None
+    damage: tuple[str, ...] = ()
 
     def observation(self) -> Observation:
         return Observation(
@@ -57,6 +58,7 @@ class Thing:
             pid=self.pid,
             started=self.started,
             edited=self.edited,
+            damage=self.damage,
             addresses={"default": "10.0.0.2"} if self.target.ref.kind is Kind.CONTAINER else {},
         )
 
@@ -139,7 +141,7 @@ class FakeDriver:
             thing.spec, thing.edited = spec, self.clock()
             thing.needs = tuple(each.need for each in bound)
             if thing.phase is Phase.RUNNING:
-                thing.actual = _live(spec)
+                thing.actual, thing.damage = _live(spec), ()
 
         self._call("update", target, effect)
 

@@ -67,6 +67,7 @@ class Observation:
     `needs` are those that it was created with. `exits`: the newest last, at most 16 of this boot (plus a finished job's
     last); `restarts` counts starts after the first. `pid` is the host's view; `started` in CLOCK_BOOTTIME seconds.
     `edited`: CLOCK_BOOTTIME seconds of the last create or update in this boot; exits of runs before it are forgiven.
+    `damage`: what of it somebody else changed that is no field, in words (`link`, `hosts file`); any update mends it.
     """
 
     ref: Ref
@@ -82,6 +83,7 @@ class Observation:
     started: float | None = None
     edited: float | None = None
     addresses: Mapping[str, str] = field(default_factory=dict)  # network -> address
+    damage: tuple[str, ...] = ()
 
 
 Observed = tuple[Observation, ...]

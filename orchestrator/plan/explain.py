@@ -38,8 +38,10 @@ def readiness(fields: Sequence[FieldChange], why: Mapping[str, str]) -> str | No
     return f"{', '.join(told[:3])} and {len(told) - 3} more" if len(told) > 3 else ", ".join(told) or None
 
 
-def drifted(fields: Sequence[FieldChange]) -> str:
-    return f"{', '.join(each.name for each in fields[:3])} {DRIFTED}"
+def drifted(fields: Sequence[FieldChange], damage: Sequence[str] = ()) -> str:
+    names = [*damage, *(each.name for each in fields)]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more} {DRIFTED}"
 
 
 def replaced(cause: Ref) -> str:

@@ -170,8 +170,9 @@ class _Verdicts:
             reason = explain.readiness(fields, self.ready) or explain.changed(fields)
             return replace(base, verb=Verb.UPDATE, reason=reason, fields=fields)
         drifted = diff.drift(base.ref, spec, found.actual, self.stack.places)
-        if drifted:
-            reason = explain.readiness(drifted, self.ready) or explain.drifted(drifted)
+        if drifted or found.damage:
+            follows = None if found.damage else explain.readiness(drifted, self.ready)
+            reason = follows or explain.drifted(drifted, found.damage)
             return replace(base, verb=Verb.UPDATE, reason=reason, fields=drifted)
         return base
 

@@ -65,7 +65,8 @@ class Driver(Protocol):
         ...
 
     def update(self, target: Incarnation, spec: Spec, fields: Sequence[str], bound: Sequence[Bound]) -> None:
-        """Write the live `fields` (dotted names) of `spec` to what runs; record `spec` and its needs anew."""
+        """Write the live `fields` (dotted names) of `spec` to what runs and mend what `observe` told as damage; record
+        `spec` and its needs anew."""
         ...
 
     def delete(self, target: Incarnation) -> None:

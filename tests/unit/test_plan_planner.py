@@ -196,6 +196,17 @@ def test_drift_is_mended_only_for_what_the_user_wrote(engine: Engine) -> None:
     assert engine.plan(wish).empty
 
 
+def test_damage_is_mended_live_and_nothing_restarts(engine: Engine) -> None:
+    wish = stack(Group(name="web"))
+    engine.settle(wish)
+    engine.fake.thing(group("web")).damage = ("link", "hosts file")
+    plan = engine.plan(wish)
+    assert ops(plan) == [("update", "group/web-1")]
+    assert plan.changes[0].reason == "link, hosts file changed behind our back"
+    engine.run(plan)
+    assert engine.plan(wish).empty
+
+
 def test_an_old_record_without_a_new_field_compares_as_its_default(engine: Engine) -> None:
     wish = stack(Group(name="web"))
     engine.settle(wish)
