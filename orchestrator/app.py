@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.control.probes import RunCommand
     from orchestrator.control.tracking import Target
     from orchestrator.diagnostics import Diagnostic
+    from orchestrator.drivers.secrets import SecretKey
     from orchestrator.manifest.load import Loaded, Manifest
     from orchestrator.model.desired import CommandProbe, Stack
     from orchestrator.model.observed import Observed
@@ -101,7 +102,7 @@ class App:
     def resolve(self, manifest: Manifest) -> tuple[Stack | None, Sequence[Diagnostic]]:
         from orchestrator.resolve.resolver import resolve
 
-        return resolve(manifest)
+        return resolve(manifest, self._secret_key.digest)
 
     def cycles(self, stack: Stack) -> Sequence[Diagnostic]:
         from orchestrator.graph.dependency import cycles
@@ -175,11 +176,17 @@ class App:
     def commit(self, stack: Stack) -> int:
         """Make it the newest revision, durable when this returns; its number."""
         from orchestrator.state import document
+        from orchestrator.state.blobs import Blobs, kept_documents
 
+        if stack.has_secrets:
+            self._secret_key.keep()
         data = document.encode(stack)
         sources = sorted({span.file for span in stack.places.values()})
-        with self._open_store() as store:
-            return store.commit_revision(stack.name, data, document.digest(data), sources=sources)
+        blobs = Blobs(self.layout.blobs(stack.name))
+        with self._open_store() as store, blobs.committing(stack.blobs):
+            number = store.commit_revision(stack.name, data, document.digest(data), sources=sources)
+            blobs.collect(kept_documents(store, stack.name))
+        return number
 
     def forget(self, stack: str) -> int:
         """Nothing is wished of the stack any more; the number of the revision that says so."""
@@ -209,6 +216,12 @@ class App:
                 command=command,
             )
             yield from follow(reconciler, following, prober=prober, ends=self.world.ends)
+
+    @cached_property
+    def _secret_key(self) -> SecretKey:
+        from orchestrator.drivers.secrets import SecretKey
+
+        return SecretKey(self.layout)
 
     def _open_store(self) -> Store:
         from orchestrator.state.store import Store

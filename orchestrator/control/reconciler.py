@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.control import health
 from orchestrator.control.outcome import Again, Outcome, judge
@@ -17,7 +17,7 @@ from orchestrator.execute.executor import Status, StepResult, execute
 from orchestrator.model.desired import Stack
 from orchestrator.model.ids import Kind, Ref
 from orchestrator.model.observed import Observed
-from orchestrator.plan.changes import Plan, Policy
+from orchestrator.plan.changes import Plan, Policy, Verb
 from orchestrator.plan.planner import plan as make_plan
 from orchestrator.ports.driver import Driver
 from orchestrator.ports.layout import Layout
@@ -132,12 +132,34 @@ class Reconciler:
             observed = self.observe(name)
             now = self.clock()
             plan = make_plan(stack, observed, policy, now, name=name)
+            blocked = self._blocked(stack, plan)
+            if blocked:
+                policy = replace(policy, held={**policy.held, **blocked})
+                plan = make_plan(stack, observed, policy, now, name=name)
             if not plan.empty or plan.failures:
                 yield Planned(plan=plan)
             if not plan.steps:
                 outcome = judge(stack, plan, observed, now)
                 return Pass(revision=revision, plan=plan, observed=observed, outcome=outcome)
             return (yield from self._execute(plan, observed, revision, cancelled))
+
+    def _blocked(self, stack: Stack | None, plan: Plan) -> Mapping[Ref, str]:
+        """Containers that this host could not start again (a secret or a bound folder is missing), with why: what runs is
+        not stopped for a start that must fail."""
+        if stack is None:
+            return {}
+        again = {
+            each.ref: stack.resources[each.ref]
+            for each in plan.changes
+            if each.ref.kind is Kind.CONTAINER
+            and each.verb in (Verb.RESTART, Verb.REPLACE)
+            and not each.waits
+        }
+        if not again:
+            return {}
+        asked = Stack(name=plan.stack, resources=again, needs={})
+        problems = self.drivers[Kind.CONTAINER].check(asked)
+        return {each.ref: each.message for each in problems if each.ref in again}
 
     def _execute(
         self, plan: Plan, observed: Observed, revision: int, cancelled: Callable[[], bool]

@@ -29,6 +29,7 @@ class Code(StrEnum):
     REQUIRED = "ORC022"
     ENV_FILE = "ORC023"
     ENV_FILE_MISSING = "ORC024"
+    CONTENT = "ORC025"
 
     UNKNOWN_KEY = "ORC030"
     NOT_YET = "ORC031"
@@ -50,12 +51,15 @@ class Code(StrEnum):
     SELF_DEPENDENCY = "ORC114"
     NO_HEALTH = "ORC115"
     NOT_A_JOB = "ORC116"
+    UNKNOWN_SECRET = "ORC117"
+    UNKNOWN_CONFIG = "ORC118"
     PORT_TAKEN = "ORC120"
     PUBLISH_WITHOUT_NETWORK = "ORC121"
     SUBNET = "ORC122"
     SUBNET_FULL = "ORC123"
     MOUNT_TARGET = "ORC130"
     MOUNT_TWICE = "ORC131"
+    MOUNT_BELOW_FILE = "ORC132"
     LIMIT = "ORC140"
     LIMIT_ABOVE_PARENT = "ORC141"
     JOB = "ORC150"
@@ -80,6 +84,7 @@ MEANINGS: Mapping[Code, str] = {
     Code.REQUIRED: "a variable that the file demands is not set",
     Code.ENV_FILE: "a line of an env file is not KEY=VALUE",
     Code.ENV_FILE_MISSING: "an env file cannot be read",
+    Code.CONTENT: "the file of a secret or config cannot be read, or is too large",
     Code.UNKNOWN_KEY: "a key is not known here",
     Code.NOT_YET: "a key or form of the language that is not built yet",
     Code.COMPOSE_KEY: "a key of Docker Compose that has another name here",
@@ -99,12 +104,15 @@ MEANINGS: Mapping[Code, str] = {
     Code.SELF_DEPENDENCY: "something depends on itself",
     Code.NO_HEALTH: "`healthy` is asked of something without a health check",
     Code.NOT_A_JOB: "`completed` is asked of something that is not a job",
+    Code.UNKNOWN_SECRET: "a secret is not declared",
+    Code.UNKNOWN_CONFIG: "a config is not declared",
     Code.PORT_TAKEN: "two published ports overlap",
     Code.PUBLISH_WITHOUT_NETWORK: "ports are published of a group without networks",
     Code.SUBNET: "a subnet is malformed or overlaps another one",
     Code.SUBNET_FULL: "a subnet is too small for its members",
     Code.MOUNT_TARGET: "something cannot be mounted there",
     Code.MOUNT_TWICE: "two mounts have the same target",
+    Code.MOUNT_BELOW_FILE: "something is mounted below a secret or config, which is a file",
     Code.LIMIT: "limits contradict each other",
     Code.LIMIT_ABOVE_PARENT: "a limit lies above that of its group or stack",
     Code.JOB: "a key that makes no sense for a job",

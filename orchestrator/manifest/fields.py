@@ -169,6 +169,7 @@ User = Annotated[
     _json(["integer", "string"], r"^[A-Za-z0-9_][A-Za-z0-9_.:-]*$", minimum=0, maximum=65535),
 ]
 Signal = Annotated[str, reading(scalars.stop_signal), _json(["integer", "string"], minimum=1, maximum=64)]
+Mode = Annotated[int, reading(scalars.mode), _json("string", "^0?[0-7]{3}$")]
 Port = Annotated[
     int, reading(addresses.port), _json(["integer", "string"], "^[0-9]+$", minimum=1, maximum=65535)
 ]

@@ -16,8 +16,6 @@ Words = tuple[Code, str, str | None]
 # kind of mapping -> key -> what can be done today
 _LATER: Mapping[str, Mapping[str, str]] = {
     "stack": {
-        "secrets": "use env_file or a read-only bind mount until then",
-        "configs": "use a read-only bind mount until then",
         "include": "give each file with its own -f; files with the same stack name are one stack",
         "profiles": "put the optional parts in a file of their own",
     },
@@ -50,12 +48,6 @@ _LATER: Mapping[str, Mapping[str, str]] = {
     },
     "stop": {"drain": "handle the stop signal in the program"},
     "job": {"schedule": "use a timer of the host that runs `orchestrator apply`"},
-    "mount": {
-        "secret": "use a read-only bind",
-        "config": "use a read-only bind",
-        "owner": "the file keeps its owner",
-        "mode": "the file keeps its mode",
-    },
 }
 
 _NOTHING_LIKE = (
@@ -109,8 +101,8 @@ _CONTAINER = {
     "logging": "write logs: {max_size: SIZE, files: N}",
     "network_mode": "write networks: [NAME], or networks: [] for loopback only",
     "links": "containers on one network reach each other by name; remove it",
-    "secrets": "use a read-only bind mount",
-    "configs": "use a read-only bind mount",
+    "secrets": "write mounts: [{secret: NAME, target: PATH}]",
+    "configs": "write mounts: [{config: NAME, target: PATH}]",
     **dict.fromkeys(
         _NOTHING_LIKE,
         "there is nothing like it here; remove it",
@@ -137,7 +129,22 @@ _COMPOSE: Mapping[str, Mapping[str, str]] = {
         "driver_opts": "remove it",
         "name": "the key of the volume is its name",
     },
-    "mount": {"type": "write volume:, bind: or tmpfs:", "source": "write volume: NAME or bind: PATH"},
+    "secret": {
+        "environment": "a secret is read from a file: write file:",
+        "external": "write file:",
+        "name": "the key of the secret is its name",
+    },
+    "config": {
+        "environment": "write content: with ${NAME} in it",
+        "external": "write file: or content:",
+        "name": "the key of the config is its name",
+    },
+    "mount": {
+        "type": "write volume:, bind:, tmpfs:, secret: or config:",
+        "source": "write volume: NAME, bind: PATH, secret: NAME or config: NAME",
+        "uid": "write owner: UID",
+        "gid": 'write owner: "UID:GID"',
+    },
     "health": {
         "test": "write command:, http: or tcp:",
         "disable": "leave health: out",

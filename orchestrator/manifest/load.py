@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from orchestrator.diagnostics import Diagnostic, Severity, Span
 from orchestrator.manifest.codes import Code
+from orchestrator.manifest.contents import Content, read_content
 from orchestrator.manifest.envfile import EnvEntry, load_env
 from orchestrator.manifest.explain import existing, explain
 from orchestrator.manifest.interpolate import Variables
@@ -24,7 +25,7 @@ from orchestrator.manifest.schema import ContainerKeys, StackFile
 from orchestrator.manifest.source import LARGEST, Map, Node, no_collection, parse
 
 STDIN = "<stdin>"
-SECTIONS = ("rootfs", "networks", "volumes", "containers", "groups")
+SECTIONS = ("rootfs", "networks", "volumes", "secrets", "configs", "containers", "groups")
 Sources = Mapping[str, str]
 
 
@@ -32,8 +33,9 @@ Sources = Mapping[str, str]
 class Manifest:
     """One stack as written. `root` holds the places; `folders` the absolute folder of each file, for relative paths.
 
-    `env_files`: absolute path -> entries. `failed`: there are errors, so that it is not to be applied; `resolve`
-    only looks for more of them. `partial`: because of errors parts were left out.
+    `env_files`: absolute path -> entries. `contents`: what `secret/NAME` and `config/NAME` hold. `failed`: there are
+    errors, so that it is not to be applied; `resolve` only looks for more of them. `partial`: because of errors parts were
+    left out.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Manifest:
     root: Node
     folders: Mapping[str, str]
     env_files: Mapping[str, tuple[EnvEntry, ...]] = field(default_factory=dict)
+    contents: Mapping[str, Content] = field(default_factory=dict)
     partial: bool = False
     failed: bool = False
 
@@ -215,15 +218,7 @@ def _manifest(documents: list[Node], reading: _Reading) -> Manifest | None:
     manifest = Manifest(
         name=content.stack, content=content, root=root, folders=reading.folders, partial=partial
     )
-    env_files = _env_files(manifest, reading)
-    return Manifest(
-        name=content.stack,
-        content=content,
-        root=root,
-        folders=reading.folders,
-        env_files=env_files,
-        partial=partial,
-    )
+    return replace(manifest, env_files=_env_files(manifest, reading), contents=_contents(manifest, reading))
 
 
 def _merged(documents: list[Node], reading: _Reading) -> Node:
@@ -314,6 +309,24 @@ def _env_files(manifest: Manifest, reading: _Reading) -> dict[str, tuple[EnvEntr
             if where not in found:
                 found[where], problems = load_env(where, asked=span)
                 reading.problems += problems
+    return found
+
+
+def _contents(manifest: Manifest, reading: _Reading) -> dict[str, Content]:
+    """Of all secrets and configs that can be read."""
+    found: dict[str, Content] = {}
+    declared = [
+        *(("secrets", name, each.file, None) for name, each in manifest.content.secrets.items()),
+        *(("configs", name, each.file, each.content) for name, each in manifest.content.configs.items()),
+    ]
+    for section, name, file, text in declared:
+        span = manifest.root.find(section, name, "content" if file is None else "file")
+        path = None if file is None else absolute(manifest, file, section, name)
+        content, problem = read_content(path, text, asked=span)
+        if content is not None:
+            found[f"{section[:-1]}/{name}"] = content
+        if problem is not None:
+            reading.problems.append(problem)
     return found
 
 

@@ -232,6 +232,17 @@ def user(value: Any) -> str:
     return str(value)
 
 
+MODE_FORMS = 'an octal mode in quotes, such as "0400" or "0644"'
+
+
+def mode(value: Any) -> int:
+    """Permission bits from octal digits; a bare number is refused, for YAML readers disagree on its base."""
+    if isinstance(value, str) and re.fullmatch(r"0?[0-7]{3}", value):
+        return int(value, 8)
+    digits = text_of(value) if isinstance(value, int) and not isinstance(value, bool) else ""
+    unfit(value, MODE_FORMS, f'did you mean "{digits:0>4}"?' if re.fullmatch(r"[0-7]{3}", digits) else None)
+
+
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 

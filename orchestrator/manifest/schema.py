@@ -15,6 +15,7 @@ from orchestrator.manifest.codes import Code
 from orchestrator.manifest.fields import refuse
 from orchestrator.manifest.part import Part
 from orchestrator.manifest.pieces import (
+    Config,
     Dependencies,
     Health,
     Job,
@@ -25,6 +26,7 @@ from orchestrator.manifest.pieces import (
     Publish,
     Rootfs,
     RootfsHere,
+    Secret,
     Stop,
     Ulimit,
     Volume,
@@ -81,7 +83,7 @@ class ContainerKeys(Part):
     )
     workdir: f.InnerPath | None = Field(None, description="The working directory; / by default.")
     mounts: tuple[Mount, ...] = Field(
-        (), description="Volumes, files and folders of the host, and scratch space."
+        (), description="Volumes, files and folders of the host, scratch space, secrets and configs."
     )
     limits: Limits = Field(
         default_factory=Limits, description="Limits of processor, memory, processes and devices."
@@ -218,6 +220,16 @@ class StackFile(Part):
     )
     volumes: dict[f.Name, Volume] = Field(
         default_factory=dict, description="Volumes by name.", examples=[{"data": {}}]
+    )
+    secrets: dict[f.Name, Secret] = Field(
+        default_factory=dict,
+        description="Secrets by name.",
+        examples=[{"db-password": {"file": "./secrets/db-password"}}],
+    )
+    configs: dict[f.Name, Config] = Field(
+        default_factory=dict,
+        description="Configs by name.",
+        examples=[{"site-conf": {"file": "./site.conf", "on_change": {"signal": "HUP"}}}],
     )
     containers: dict[f.Name, SingleContainer] = Field(
         default_factory=dict, description="Containers, each a group of one."

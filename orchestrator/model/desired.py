@@ -23,10 +23,14 @@ class Update(StrEnum):
     REPLACE = "replace"  # new incarnation; cascades along structural needs
 
 
-def _setting(update: Update, default: Any = MISSING, *, factory: Any = MISSING) -> Any:
+def _setting(
+    update: Update, default: Any = MISSING, *, factory: Any = MISSING, bytewise: bool = False
+) -> Any:
+    """`bytewise`: a mapping to `Content`; where the bytes differ, the new content's own class holds."""
+    metadata = {"update": update, "bytewise": bytewise}
     if factory is not MISSING:
-        return field(default_factory=factory, metadata={"update": update})
-    return field(default=default, metadata={"update": update})
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def _live(default: Any = MISSING, **kw: Any) -> Any:
@@ -187,7 +191,52 @@ class TmpfsMount:
     read_only: bool = False
 
 
-Mount = VolumeMount | BindMount | TmpfsMount
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretMount:
+    """The secret's content as a file in memory, read-only. `owner` as `user:` is written; None: the container's user."""
+
+    secret: str
+    target: str
+    owner: str | None = None
+    mode: int = 0o400
+
+    @property
+    def content(self) -> str:
+        """Its key in `ContainerSpec.contents`."""
+        return f"secret/{self.secret}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigMount:
+    """The config's content as a file in memory, read-only. `owner` as `user:` is written; None: the container's user."""
+
+    config: str
+    target: str
+    owner: str | None = None
+    mode: int = 0o444
+
+    @property
+    def content(self) -> str:
+        """Its key in `ContainerSpec.contents`."""
+        return f"config/{self.config}"
+
+
+FileMount = SecretMount | ConfigMount
+Mount = VolumeMount | BindMount | TmpfsMount | SecretMount | ConfigMount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What a secret or config holds. `digest`: a config's SHA-256, by which its bytes are kept; a secret's keyed digest.
+
+    `source`: a secret's file, read at each start, for its bytes are kept nowhere. `update`: how a change of the bytes
+    reaches what runs; live ones are written in place and then told to the process by `signal`, if there is one.
+    """
+
+    digest: str
+    source: str | None = None
+    update: Update = Update.RESTART
+    signal: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,7 +310,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
-    """One container. `command` is entrypoint and command joined: the argv. `user` as written, resolved in the rootfs."""
+    """One container. `command` is entrypoint and command joined: the argv. `user` as written, resolved in the rootfs.
+
+    `contents` of its secret and config mounts by `FileMount.content`.
+    """
 
     rootfs: str = _replace()
     command: tuple[str, ...] = _restart()
@@ -269,6 +321,7 @@ class ContainerSpec:
     user: str | None = _restart(None)
     workdir: str | None = _restart(None)
     mounts: tuple[Mount, ...] = _restart(())
+    contents: Mapping[str, Content] = _live(factory=dict, bytewise=True)
     limits: Limits = _live(factory=Limits)
     ulimits: tuple[Ulimit, ...] = _restart(())
     health: Health | None = _live(None)
@@ -295,9 +348,19 @@ SPECS: Mapping[Kind, type[Spec]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """All that is wished for under one name. `places` maps (ref, dotted field) and (ref, "") to where it was written."""
+    """All that is wished for under one name. `places` maps (ref, dotted field) and (ref, "") to where it was written.
+
+    `blobs`: the configs' bytes by digest, where they were just read; a stack of the store has them kept beside it.
+    """
 
     name: str
     resources: Mapping[Ref, Spec]
     needs: Mapping[Ref, tuple[Need, ...]]
     places: Mapping[tuple[Ref, str], Span] = field(default_factory=dict)
+    blobs: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def has_secrets(self) -> bool:
+        """Whether any container is given a secret."""
+        specs = (each for each in self.resources.values() if isinstance(each, ContainerSpec))
+        return any(content.source is not None for each in specs for content in each.contents.values())

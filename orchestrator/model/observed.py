@@ -10,6 +10,8 @@ from typing import Any
 from orchestrator.model.desired import Need
 from orchestrator.model.ids import Ref
 
+LOST = "lost"  # in `Observation.actual`: out of reach, so that only a new process gets it back
+
 
 class Phase(StrEnum):
     """How far an incarnation has come. Kinds without processes are `running` when they are in effect."""

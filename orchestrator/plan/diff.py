@@ -14,8 +14,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from orchestrator.diagnostics import Span
 from orchestrator.model import codec
-from orchestrator.model.desired import Spec, Update
+from orchestrator.model.desired import Content, Spec, Update
 from orchestrator.model.ids import Ref
+from orchestrator.model.observed import LOST
 from orchestrator.plan.changes import FieldChange
 
 Places = Mapping[tuple[Ref, str], Span]
@@ -26,18 +27,43 @@ def compare(ref: Ref, spec: Spec, applied: Mapping[str, Any], places: Places) ->
     wanted = codec.encode(spec)
     if wanted == applied:
         return ()
+    applied = _served(applied, wanted)
     found = []
     for each in fields(spec):
-        update = each.metadata["update"]
         for name, old, new in _differences(type(spec), each.name, applied, wanted):
+            update = _bytewise(old, new) if each.metadata["bytewise"] else each.metadata["update"]
             found.append(
                 FieldChange(name=name, old=old, new=new, update=update, place=place(places, ref, name))
             )
     return tuple(found)
 
 
+def _bytewise(old: Any, new: Any) -> Update:
+    """The class of a changed `Content`: its own where the bytes differ. One that comes or goes does so by its mount."""
+    if old is None or new is None or old["digest"] == new["digest"]:
+        return Update.LIVE
+    return codec.decode(Content, new).update
+
+
+def _served(applied: Mapping[str, Any], wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A secret that was edited between the wish and the start was used as it then was (`asked` keeps what was wished).
+    Nobody can bring the old bytes back: who wishes either of the two has what can be had."""
+    contents = applied.get("contents", {})
+    if not any("asked" in each for each in contents.values()):
+        return applied
+    wishes = wanted.get("contents", {})
+    served = {}
+    for key, each in contents.items():
+        asked = each.get("asked")
+        served[key] = {name: value for name, value in each.items() if name != "asked"}
+        if asked is not None and asked == wishes.get(key, {}).get("digest"):
+            served[key]["digest"] = asked
+    return {**applied, "contents": served}
+
+
 def drift(ref: Ref, spec: Spec, actual: Mapping[str, Any], places: Places) -> tuple[FieldChange, ...]:
-    """Live fields that somebody else changed: only those that the user wrote, never our defaults."""
+    """Live fields that somebody else changed: only those that the user wrote, never our defaults. What is LOST cannot be
+    written to any more: it comes back with a new process."""
     if not actual:
         return ()
     wanted = codec.encode(spec)
@@ -48,7 +74,8 @@ def drift(ref: Ref, spec: Spec, actual: Mapping[str, Any], places: Places) -> tu
             new = new.get(part) if isinstance(new, Mapping) else None
         if new is not None and new != now:
             span = place(places, ref, name)
-            found.append(FieldChange(name=name, old=now, new=new, update=Update.LIVE, place=span))
+            update = Update.RESTART if now == LOST else Update.LIVE
+            found.append(FieldChange(name=name, old=now, new=new, update=update, place=span))
     return tuple(found)
 
 

@@ -22,9 +22,17 @@ DRIFTED = "changed behind our back"
 READY = "ready"  # field of a service
 
 
+def named(name: str) -> str:
+    """A field in words of the user: a content is a `secret NAME` or `config NAME`."""
+    head, _, content = name.partition(".")
+    return content.replace("/", " ", 1) if head == "contents" else name
+
+
 def changed(fields: Sequence[FieldChange]) -> str:
     """`limits.memory, env.LEVEL changed`; past three names a count."""
-    names = [each.name for each in fields if each.name != READY or len(fields) == 1]  # it follows the others
+    names = [
+        named(each.name) for each in fields if each.name != READY or len(fields) == 1
+    ]  # it follows the others
     shown = ", ".join(names[:3])
     return f"{shown} and {len(names) - 3} more changed" if len(names) > 3 else f"{shown} changed"
 
@@ -39,7 +47,7 @@ def readiness(fields: Sequence[FieldChange], why: Mapping[str, str]) -> str | No
 
 
 def drifted(fields: Sequence[FieldChange], damage: Sequence[str] = ()) -> str:
-    names = [*damage, *(each.name for each in fields)]
+    names = [*damage, *(named(each.name) for each in fields)]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{', '.join(names[:3])}{more} {DRIFTED}"
 

@@ -166,10 +166,12 @@ class _Verdicts:
                 return self._exited(base, spec, found, fields)
         elif not running:
             return replace(base, verb=Verb.START, reason=explain.NOT_IN_EFFECT, fields=fields)
+        drifted = diff.drift(base.ref, spec, found.actual, self.stack.places)
+        if any(each.update is Update.RESTART for each in drifted):
+            return replace(base, verb=Verb.RESTART, reason=explain.drifted(drifted), fields=fields or drifted)
         if fields:
             reason = explain.readiness(fields, self.ready) or explain.changed(fields)
             return replace(base, verb=Verb.UPDATE, reason=reason, fields=fields)
-        drifted = diff.drift(base.ref, spec, found.actual, self.stack.places)
         if drifted or found.damage:
             follows = None if found.damage else explain.readiness(drifted, self.ready)
             reason = follows or explain.drifted(drifted, found.damage)

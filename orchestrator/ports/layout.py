@@ -68,6 +68,20 @@ class Layout:
         return self.state / "volumes" / stack / name
 
     @property
+    def files(self) -> Path:
+        """Where the instance's tmpfs is mounted: a folder of secrets' and configs' files for each container's id."""
+        return self.run / "files"
+
+    @property
+    def secret_key(self) -> Path:
+        """The key of secrets' digests."""
+        return self.state / "secret.key"
+
+    def blobs(self, stack: str) -> Path:
+        """A stack's configs by their SHA-256."""
+        return self.state / "blobs" / stack
+
+    @property
     def rootfs(self) -> Path:
         return self.state / "rootfs"
 

@@ -6,7 +6,7 @@ In: a container's keys and its `Surroundings`. Out: a spec that all replicas sha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.manifest import pieces, schema
 from orchestrator.manifest.codes import Code
@@ -29,6 +29,7 @@ class Surroundings:
     report: Report
     rootfs: dict[str, d.RootfsSpec]
     volumes: Mapping[str, pieces.Volume]
+    contents: Mapping[str, d.Content]
 
 
 def source_of(written: pieces.Rootfs, manifest: Manifest, *path: str) -> d.RootSource:
@@ -45,13 +46,19 @@ def container_of(unit: Unit, name: str, outer: tuple[Level, ...], around: Surrou
     keys, path = unit.containers[name], unit.path_of(name)
     limits = limits_of(keys.limits, (*path, "limits"), around.report)
     check_within((f'container "{name}"', limits, (*path, "limits")), outer, around.report)
+    mounts = _mounts(keys, path, around)
     return d.ContainerSpec(
         rootfs=_rootfs(unit, name, around),
         command=(keys.entrypoint or ()) + (keys.command or ()),
         env=_env(keys, path, around.manifest),
         user=keys.user,
         workdir=keys.workdir,
-        mounts=_mounts(keys, path, around),
+        mounts=mounts,
+        contents={
+            each.content: around.contents[each.content]
+            for each in mounts
+            if isinstance(each, d.FileMount) and each.content in around.contents
+        },
         limits=with_default_pids(limits, outer),
         ulimits=tuple(
             d.Ulimit(name=kind, soft=each.soft, hard=each.hard) for kind, each in sorted(keys.ulimits.items())
@@ -125,7 +132,23 @@ def _mounts(keys: schema.ContainerKeys, path: tuple[str, ...], around: Surroundi
             )
         else:
             found[target] = _mount(written, path, number, around), number
+    _check_below_files(found, path, around.report)
     return tuple(found[target][0] for target in sorted(found))
+
+
+def _check_below_files(found: Mapping[str, tuple[d.Mount, int]], path: Path, report: Report) -> None:
+    files = {target: number for target, (each, number) in found.items() if isinstance(each, d.FileMount)}
+    for target, (_, number) in found.items():
+        parent = target
+        while files and (parent := parent.rpartition("/")[0]):
+            if parent in files:
+                report.fail(
+                    Code.MOUNT_BELOW_FILE,
+                    f"{target} lies below {parent}, which is a file",
+                    (*path, "mounts", number, "target"),
+                    hint="mount one of them elsewhere",
+                    first=(*path, "mounts", files[parent], "target"),
+                )
 
 
 def _mount(written: pieces.Mount, path: tuple[str, ...], number: int, around: Surroundings) -> d.Mount:
@@ -145,7 +168,27 @@ def _mount(written: pieces.Mount, path: tuple[str, ...], number: int, around: Su
     if written.bind is not None:
         source = absolute(around.manifest, written.bind, *path)
         return d.BindMount(source=source, target=written.target, read_only=written.read_only)
+    if written.secret is not None:
+        secret = d.SecretMount(secret=written.secret, target=written.target, owner=written.owner)
+        _check_declared(Code.UNKNOWN_SECRET, "secret", written.secret, (*path, "mounts", number), around)
+        return secret if written.mode is None else replace(secret, mode=written.mode)
+    if written.config is not None:
+        config = d.ConfigMount(config=written.config, target=written.target, owner=written.owner)
+        _check_declared(Code.UNKNOWN_CONFIG, "config", written.config, (*path, "mounts", number), around)
+        return config if written.mode is None else replace(config, mode=written.mode)
     return d.TmpfsMount(target=written.target, size=written.tmpfs or 0, read_only=written.read_only)
+
+
+def _check_declared(code: Code, kind: str, name: str, path: Path, around: Surroundings) -> None:
+    if f"{kind}/{name}" in around.contents:
+        return
+    options = [each.partition("/")[2] for each in around.contents if each.startswith(f"{kind}/")]
+    around.report.fail(
+        code,
+        f'{kind} "{name}" is not declared',
+        (*path, kind),
+        hint=near(name, options, otherwise=f"declare it: {kind}s: {{{name}: {{file: PATH}}}}"),
+    )
 
 
 def _health(written: pieces.Health) -> d.Health:

@@ -24,6 +24,7 @@ from orchestrator.model.desired import (
 )
 from orchestrator.model.ids import Kind, Ref
 from orchestrator.resolve.containers import Surroundings, container_of, source_of
+from orchestrator.resolve.contents import Keyed, blobs_of, contents_of, unkeyed
 from orchestrator.resolve.dependencies import Dependencies, Waits
 from orchestrator.resolve.limits import Level, check_within, limits_of
 from orchestrator.resolve.networks import networks_of, services_of
@@ -42,11 +43,11 @@ from orchestrator.resolve.report import Report
 from orchestrator.resolve.units import Unit, ref_of, units_of
 
 
-def resolve(manifest: Manifest) -> tuple[Stack | None, tuple[Diagnostic, ...]]:
-    """The stack, or None and why not. A failed manifest gives diagnostics alone."""
+def resolve(manifest: Manifest, keyed: Keyed = unkeyed) -> tuple[Stack | None, tuple[Diagnostic, ...]]:
+    """The stack, or None and why not. A failed manifest gives diagnostics alone. `keyed`: the digest of a secret."""
     report = Report(manifest)
     with no_collection():
-        stack = _Resolving(manifest, report).stack()
+        stack = _Resolving(manifest, report, keyed).stack()
     failed = bool(report.found) or manifest.failed
     return (None if failed else stack), by_place(report.found, tuple(manifest.folders))
 
@@ -63,8 +64,9 @@ def resolve_all(loaded: Loaded) -> tuple[tuple[Stack, ...], tuple[Diagnostic, ..
 
 
 class _Resolving:
-    def __init__(self, manifest: Manifest, report: Report) -> None:
+    def __init__(self, manifest: Manifest, report: Report, keyed: Keyed) -> None:
         self._manifest = manifest
+        self._contents = contents_of(manifest, keyed)
         self._report = report
         self._root = manifest.root
         self._top = Ref(Kind.STACK, manifest.name)
@@ -95,8 +97,13 @@ class _Resolving:
             self._add(Ref(Kind.SERVICE, name), service_spec, needs, only(self._written[name], SERVICE))
         for unit, name, spec, waits in containers:
             self._instances(unit, name, spec, waits)
+        used = {key: None for _, _, spec, _ in containers for key in spec.contents}
         return Stack(
-            name=self._manifest.name, resources=self._resources, needs=self._needs, places=self._places
+            name=self._manifest.name,
+            resources=self._resources,
+            needs=self._needs,
+            places=self._places,
+            blobs=blobs_of(self._manifest, used),
         )
 
     def _containers(
@@ -110,7 +117,11 @@ class _Resolving:
             for name, each in declared.items()
         }
         around = Surroundings(
-            manifest=manifest, report=report, rootfs=rootfs, volumes=manifest.content.volumes
+            manifest=manifest,
+            report=report,
+            rootfs=rootfs,
+            volumes=manifest.content.volumes,
+            contents=self._contents,
         )
         dependencies = Dependencies(units, report, partial=manifest.partial)
         found = []
@@ -161,7 +172,7 @@ class _Resolving:
             self._add(Ref(Kind.GROUP, instance), spec, needs, fields)
 
     def _instances(self, unit: Unit, name: str, spec: ContainerSpec, waits: Waits) -> None:
-        fields = self._container_fields(unit, name)
+        fields = self._container_fields(unit, name) + self._content_fields(spec)
         volumes = dict.fromkeys(each.volume for each in spec.mounts if isinstance(each, VolumeMount))
         common = (
             Need(Ref(Kind.ROOTFS, spec.rootfs), Until.CREATED, True),
@@ -188,6 +199,14 @@ class _Resolving:
     def _stack_fields(self) -> Fields:
         limits = [(name, span) for name, span in fields_of(None, self._root) if name.startswith("limits")]
         return [("", self._root.find("stack")), *limits]
+
+    def _content_fields(self, spec: ContainerSpec) -> Fields:
+        """A content was written where its secret or config is declared."""
+        found = []
+        for key in spec.contents:
+            kind, _, name = key.partition("/")
+            found.append((f"contents.{key}", self._root.find(f"{kind}s", name, "[key]")))
+        return found
 
     def _container_fields(self, unit: Unit, name: str) -> Fields:
         path = unit.path_of(name)

@@ -119,15 +119,35 @@ def _lower(value: int, top: int) -> int:
     return top if value == resource.RLIM_INFINITY else min(value, top)
 
 
-def set_identity(context: Context, each: ops.SetIdentity) -> None:
+def give_file(context: Context, each: ops.GiveFile) -> None:
+    try:
+        who = _identity(context, each.owner)
+    except CallError as error:
+        text = f"owner of {each.target}: {error}"
+        raise CallError(error.errno or errno.EIO, error.call, error.argument, text=text) from error
+    with naming("open", each.path):
+        fd = os.open(each.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        with naming("fchown", each.path):
+            os.fchown(fd, who.uid, who.gid)
+            os.fchmod(fd, each.mode)
+    finally:
+        os.close(fd)
+
+
+def _identity(context: Context, user: str) -> identity.Identity:
     root = context.root if context.root >= 0 else os.open("/", os.O_PATH | os.O_CLOEXEC)
     try:
-        who = identity.resolve(root, each.user)
+        return identity.resolve(root, user)
     except CallError as error:
         if not context.rootfs:
             raise
         text = f'rootfs "{context.rootfs}": {error}'
         raise CallError(error.errno or errno.EIO, error.call, error.argument, text=text) from error
+
+
+def set_identity(context: Context, each: ops.SetIdentity) -> None:
+    who = _identity(context, each.user)
     if context.logs:
         with naming("fchown", "the log FIFOs"):
             os.fchown(1, who.uid, who.gid)
@@ -174,6 +194,7 @@ _FUNCTIONS: dict[type[Any], Callable[[Context, Any], None]] = {
     ops.MakeSymlink: mounting.make_symlink,
     ops.MountFilesystem: mounting.mount_filesystem,
     ops.MountBind: mounting.mount_bind,
+    ops.GiveFile: give_file,
     ops.MakeDevice: mounting.make_device,
     ops.PivotRoot: mounting.pivot_root,
     ops.MaskPath: mounting.mask_path,

@@ -110,6 +110,16 @@ class MountBind:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GiveFile:
+    """Give the host's file `path`, bound at `target`, to `owner` (as SetIdentity reads users) with permissions `mode`."""
+
+    path: str
+    target: str
+    owner: str
+    mode: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MakeDevice:
     """The character device /dev/`name` in the root by mknod(2), mode 666; where that is not allowed (user namespaces) the
     host's node, checked to be that device, bound read-only. Root inside can never change the mode of the host's."""
@@ -226,6 +236,7 @@ Operation = (
     | MakeSymlink
     | MountFilesystem
     | MountBind
+    | GiveFile
     | MakeDevice
     | PivotRoot
     | MaskPath

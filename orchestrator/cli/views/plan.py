@@ -82,7 +82,7 @@ def _change(terminal: Terminal, change: Change, width: int) -> Iterator[str]:
 
 
 def _field(field: FieldChange) -> tuple[str, str, str]:
-    return field.name, text.change(field.name, field.old, field.new), _place(field.place)
+    return explain.named(field.name), text.change(field.name, field.old, field.new), _place(field.place)
 
 
 def _place(place: Span | None) -> str:

@@ -10,6 +10,7 @@ _WRITTEN = {  # where the manifest has another word than the model
     "ArchiveRoot": {"path": "archive"},
     "BindMount": {"source": "bind"},
     "TmpfsMount": {"size": "tmpfs"},
+    "Content": {"source": "file"},
 }
 _BYTES = frozenset({"memory", "memory_high", "swap", "max_size", "size", "read_bps", "write_bps"})
 _SECONDS = frozenset({"interval", "timeout", "start_period", "grace"})
@@ -56,6 +57,8 @@ def value(name: str, data: Any) -> str:
         return "(none)"
     if isinstance(data, bool):
         return str(data).lower()
+    if isinstance(data, int) and last == "mode":
+        return f'"{data:04o}"'
     if isinstance(data, int) and last in _BYTES:
         return size(data)
     if isinstance(data, int | float) and last in _SECONDS:
@@ -77,7 +80,9 @@ def _mapping(data: Mapping[str, Any]) -> str:
 
 
 def change(name: str, old: Any, new: Any) -> str:
-    """`64MiB -> 128MiB`; of lists only the entries that differ."""
+    """`64MiB -> 128MiB`; of lists only the entries that differ; of a secret's content nothing."""
+    if name.startswith("contents."):
+        return _content_change(name, old, new)
     if (
         isinstance(old, list)
         and isinstance(new, list)
@@ -86,6 +91,25 @@ def change(name: str, old: Any, new: Any) -> str:
         gone, come = [each for each in old if each not in new], [each for each in new if each not in old]
         old, new = gone or None, come or None
     return f"{value(name, old)} -> {value(name, new)}"
+
+
+def _content_change(name: str, old: Any, new: Any) -> str:
+    if not isinstance(old, Mapping) or not isinstance(
+        new, Mapping
+    ):  # drift, or it comes or goes with its mount
+        return (
+            "not mounted any more"
+            if new is None
+            else "new"
+            if old is None
+            else f"{value(name, old)} -> put back"
+        )
+    if old["digest"] == new["digest"]:
+        before, after = ({key: each for key, each in data.items() if key != "digest"} for data in (old, new))
+        return f"{_mapping(before)} -> {_mapping(after)}"
+    if name.startswith("contents.secret/"):
+        return "content changed"
+    return f"content changed ({old['digest'][:12]} -> {new['digest'][:12]})"
 
 
 def shortened(text: str) -> str:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from orchestrator.drivers.embedded.cgroups import Cgroups, Names
+from orchestrator.drivers.embedded.contents import Contents, Placed
 from orchestrator.drivers.embedded.groups import recorded_limits
 from orchestrator.drivers.embedded.program import Place, container_program, exec_program
 from orchestrator.drivers.records import Record, Records, private_folders
@@ -66,6 +69,7 @@ class Containers:
         self._cgroups = cgroups
         self._roots = roots
         self._volumes = volumes
+        self._contents = Contents(layout)
 
     def create(self, target: Incarnation) -> None:
         """The writable layer, beside the record that was written before."""
@@ -90,7 +94,13 @@ class Containers:
         self._fresh_cgroup(names)
         self._cgroups.make(names, spec.limits)
         root = self._roots.root(_needed(record, Kind.ROOTFS))
-        program = container_program(spec, group_spec, self._place(record, spec, root, names))
+        placed = Placed(paths=self._contents.paths(target, spec))
+        if placed.paths and not self._running(target, names):
+            # Before the launch, so that a file which the container sees is known whenever we are killed.
+            placed = self._contents.place(target, spec)
+            self._records.rewrite(target, extra=placed.extra)
+        place = self._place(record, spec, root, names, placed.paths)
+        program = container_program(spec, group_spec, place)
         try:
             self._supervisor.launch(
                 target.id,
@@ -101,6 +111,8 @@ class Containers:
             )
         except LaunchError as error:
             raise explained(error, target) from error
+        if placed.extra:
+            self._records.rewrite(target, extra=self._contents.marked(placed))
 
     def stop(self, record: Record) -> None:
         target, names = record.target, self._names(record)
@@ -121,15 +133,26 @@ class Containers:
             self._cgroups.remove(each)
         if self._supervisor.alive():
             self._supervisor.forget(target.id)
+        self._contents.remove(target.id)
         remove_tree(self._layout.container_run(target.id))
 
-    def update(self, record: Record, spec: ContainerSpec, fields: frozenset[str]) -> None:
-        """`fields`: the top names of what changes. Health, restart and stop are only recorded."""
+    def update(self, record: Record, spec: ContainerSpec, fields: Sequence[str]) -> Mapping[str, Any]:
+        """`fields`: dotted names of what changes; health, restart and stop are only recorded. Out: `extra` to record."""
         target, names = record.target, self._names(record)
-        if "limits" in fields:
+        tops = {each.partition(".")[0] for each in fields}
+        if "limits" in tops:
             self._cgroups.apply(names, spec.limits)
-        if "logs" in fields and self._running(target, names):
+        if not self._running(target, names):
+            return {}
+        if "logs" in tops:
             self._supervisor.set_logs(target.id, self._logs(target, spec))
+        contents = {name for top, _, name in (each.partition(".") for each in fields) if top == "contents"}
+        if not contents:
+            return {}
+        written = self._contents.write(record, spec, contents)
+        for each in sorted(written.signals):  # before the record: told twice is better than never
+            self._supervisor.signal(target.id, signal_number(each), stopping=False)
+        return written.extra
 
     def exec(
         self, record: Record, request: ExecRequest, stdio: tuple[int, int, int], timeout: float | None
@@ -147,6 +170,8 @@ class Containers:
     ) -> Observation:
         if not record.readable:
             return record.observation(Phase.INCOMPLETE)
+        if record.extra.get("used"):
+            record = replace(record, spec=self._contents.applied(record))
         if state is None:
             return self._unsupervised(record, addresses)
         if state.pid is None:
@@ -156,7 +181,10 @@ class Containers:
             )
         return record.observation(
             Phase.RUNNING,
-            actual=self._cgroups.read(self._names(record), recorded_limits(record)),
+            actual={
+                **self._cgroups.read(self._names(record), recorded_limits(record)),
+                **self._contents.drift(record),
+            },
             exits=state.exits,
             restarts=max(0, state.starts - 1),
             pid=state.pid,
@@ -178,7 +206,9 @@ class Containers:
 
     # parts
 
-    def _place(self, record: Record, spec: ContainerSpec, root: Root, names: Names) -> Place:
+    def _place(
+        self, record: Record, spec: ContainerSpec, root: Root, names: Names, files: Mapping[str, str]
+    ) -> Place:
         folder = os.fspath(self._records.folder(record.target))
         staging = os.fspath(self._layout.run / "staging")
         private_folders(self._layout.run, staging)
@@ -197,6 +227,7 @@ class Containers:
             cgroup=self._cgroups.folder(names),
             cgroups=self._cgroups.joins(names),
             volumes=volumes,
+            files=files,
             init=init,
             seccomp=self._seccomp,
             masked=self._masked,

@@ -95,10 +95,7 @@ class EmbeddedDriver:
 
     def update(self, target: Incarnation, spec: Spec, fields: Sequence[str], bound: Sequence[Bound]) -> None:
         """The effect first, then the record: cut off in between, the next plan finds the difference again."""
-        self._told(
-            target,
-            lambda: self._update(target, spec, frozenset(each.split(".")[0] for each in fields), bound),
-        )
+        self._told(target, lambda: self._update(target, spec, fields, bound))
 
     def delete(self, target: Incarnation) -> None:
         self._told(target, lambda: self._delete(target))
@@ -123,17 +120,16 @@ class EmbeddedDriver:
         limits: Limits = codec.decode(Limits, found)
         return limits
 
-    def _update(
-        self, target: Incarnation, spec: Spec, fields: frozenset[str], bound: Sequence[Bound]
-    ) -> None:
+    def _update(self, target: Incarnation, spec: Spec, fields: Sequence[str], bound: Sequence[Bound]) -> None:
         record = self._record(target)
+        extra: Mapping[str, Any] = {}
         if isinstance(spec, StackSpec):
             self._stacks.update(target, spec)
         elif isinstance(spec, GroupSpec):
-            self._groups.update(target, spec, fields)
+            self._groups.update(target, spec, frozenset(each.split(".")[0] for each in fields))
         elif isinstance(spec, ContainerSpec):
-            self._containers.update(record, spec, fields)
-        self._records.rewrite(target, spec=spec, bound=bound)
+            extra = self._containers.update(record, spec, fields)
+        self._records.rewrite(target, spec=spec, bound=bound, extra=extra)
 
     def _delete(self, target: Incarnation) -> None:
         if target.ref.kind is Kind.STACK:

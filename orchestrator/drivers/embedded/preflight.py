@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from orchestrator.drivers import secrets
 from orchestrator.drivers.embedded import limits as values
 from orchestrator.drivers.embedded.containers import host_init
 from orchestrator.drivers.embedded.devices import disk_number
@@ -33,6 +34,7 @@ def problems(stack: Stack, layout: Layout, host: Hierarchies) -> Iterator[Proble
             yield from _limits(ref, spec.limits, layout, host)
         if isinstance(spec, ContainerSpec):
             yield from _container(ref, spec)
+            yield from _secrets(ref, spec)
     yield from _nested_cpus(stack, host)
 
 
@@ -123,6 +125,21 @@ def _container(ref: Ref, spec: ContainerSpec) -> Iterator[Problem]:
                 field="mounts",
                 message=f"bind: {each.source}: no such file or directory",
                 hint="make it first",
+            )
+
+
+def _secrets(ref: Ref, spec: ContainerSpec) -> Iterator[Problem]:
+    for key, content in spec.contents.items():
+        if content.source is None:
+            continue
+        try:
+            secrets.read(content.source)
+        except OSError as error:
+            yield Problem(
+                ref=ref,
+                field=f"contents.{key}",
+                message=f"{key.replace('/', ' ', 1)}: {content.source}: {(error.strerror or str(error)).lower()}",
+                hint="put its file back",
             )
 
 

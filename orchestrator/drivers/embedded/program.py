@@ -11,12 +11,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.model.desired import BindMount, ContainerSpec, GroupSpec, Mount, TmpfsMount, VolumeMount
+from orchestrator.model.desired import (
+    BindMount,
+    ConfigMount,
+    ContainerSpec,
+    GroupSpec,
+    Mount,
+    SecretMount,
+    TmpfsMount,
+    VolumeMount,
+)
 from orchestrator.ports.driver import ExecRequest, Root
 from orchestrator.supervisor.program import (
     ChangeDirectory,
     EnterRoot,
     Execute,
+    GiveFile,
     IdMap,
     JoinCgroup,
     JoinNamespace,
@@ -93,8 +103,9 @@ class Place:
     """Where on the host the parts of one container lie.
 
     `staging` is an empty folder to mount on; `cgroup` the v2 folder to be born in, `cgroups` the v1 folders to join;
-    `volumes` maps a volume's name to its data; `init` is the host's reaper, where the spec asks for one; `seccomp` the
-    filter, base64; `masked` further paths to mask; the maps are empty without a user namespace.
+    `volumes` maps a volume's name to its data, `files` the target of a secret's or config's mount to its file; `init` is
+    the host's reaper, where the spec asks for one; `seccomp` the filter, base64; `masked` further paths to mask; the maps
+    are empty without a user namespace.
     """
 
     root: Root
@@ -105,6 +116,7 @@ class Place:
     cgroup: str
     cgroups: tuple[str, ...] = ()
     volumes: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
     init: str | None = None
     seccomp: str = ""
     masked: tuple[str, ...] = ()
@@ -143,6 +155,7 @@ def container_program(spec: ContainerSpec, group: GroupSpec, place: Place) -> Pr
             *_devices(),
             *_group_files(place.group),
             *_mounts(spec, place),
+            *_owners(spec, place),
             PivotRoot(),
             *(MaskPath(path=path) for path in (*MASKED, *place.masked)),
             *(ReadOnlyPath(path=path) for path in READ_ONLY),
@@ -231,16 +244,34 @@ def _mounts(spec: ContainerSpec, place: Place) -> Iterator[Operation]:
 
 
 def _mount(mount: Mount, place: Place) -> Operation:
-    flags = (*(("ro",) if mount.read_only else ()), "nosuid", "nodev")
     match mount:
         case VolumeMount():
-            return MountBind(source=place.volumes[mount.volume], target=mount.target, flags=flags)
+            source = place.volumes[mount.volume]
+            return MountBind(source=source, target=mount.target, flags=_flags(mount))
         case BindMount():
+            flags = _flags(mount)
             return MountBind(source=mount.source, target=mount.target, flags=flags, recursive=True)
         case TmpfsMount():
             return MountFilesystem(
-                type="tmpfs", target=mount.target, flags=flags, options=f"mode=1777,size={mount.size}"
+                type="tmpfs",
+                target=mount.target,
+                flags=_flags(mount),
+                options=f"mode=1777,size={mount.size}",
             )
+        case SecretMount() | ConfigMount():
+            return MountBind(source=place.files[mount.target], target=mount.target, flags=("ro", *_SAFE))
+
+
+def _flags(mount: VolumeMount | BindMount | TmpfsMount) -> tuple[str, ...]:
+    return (*(("ro",) if mount.read_only else ()), "nosuid", "nodev")
+
+
+def _owners(spec: ContainerSpec, place: Place) -> Iterator[Operation]:
+    """After all mounts, so that names mean what they will mean inside; before the host's paths go."""
+    for each in spec.mounts:
+        if isinstance(each, SecretMount | ConfigMount):
+            owner = each.owner or spec.user or "0"
+            yield GiveFile(path=place.files[each.target], target=each.target, owner=owner, mode=each.mode)
 
 
 def _process(
