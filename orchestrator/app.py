@@ -6,22 +6,31 @@ looking at what runs loads neither the manifest's libraries nor the network's.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from orchestrator.errors import ConflictError
 from orchestrator.model.ids import Kind
 from orchestrator.ports.layout import Layout
 
 if TYPE_CHECKING:
-    from orchestrator.control.loop import Ends, Event, Following
-    from orchestrator.control.probes import RunCommand
+    from orchestrator.control.events import Event, Following
+    from orchestrator.control.loop import Ends
+    from orchestrator.control.probes import Prober, RunCommand
+    from orchestrator.control.reconciler import Reconciler
+    from orchestrator.control.resident import Resident
     from orchestrator.control.tracking import Target
     from orchestrator.diagnostics import Diagnostic
     from orchestrator.drivers.secrets import SecretKey
@@ -43,7 +52,8 @@ def boot_clock() -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """What an App acts on: a driver of every kind, the one that runs containers, and who tells of ended processes.
+    """What an App acts on: a driver of every kind, the one that runs containers, who tells of ended processes, and the
+    agent that keeps all this (None: there can be none, everything is done in this process).
 
     `at_once`: driver calls in flight; most of a start is waiting for the supervisor and the kernel.
     """
@@ -51,6 +61,7 @@ class World:
     drivers: Mapping[Kind, Driver]
     runtime: Runtime
     ends: Ends | None = None
+    resident: Resident | None = None
     at_once: int = 8
 
 
@@ -68,8 +79,44 @@ def embedded(layout: Layout) -> World:
     runtime = EmbeddedDriver(layout, supervisor, roots=roots, volumes=volumes, network=network)
     found: tuple[Driver, ...] = (runtime, roots, volumes, network)
     return World(
-        drivers={kind: each for each in found for kind in each.kinds}, runtime=runtime, ends=supervisor
+        drivers={kind: each for each in found for kind in each.kinds},
+        runtime=runtime,
+        ends=supervisor,
+        resident=resident(layout),
     )
+
+
+# Isolated (-I): nothing of the environment or folder of whoever calls decides what code the agent is.
+_AGENT = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from orchestrator.app import agent; agent(*sys.argv[2:])"
+)
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def resident(layout: Layout) -> Resident:
+    """How the agent of this instance is started and asked."""
+    from orchestrator.control.resident import Resident
+    from orchestrator.supervisor.version import whole
+
+    library = os.fspath(Path(__file__).parent.parent)
+    kept = {name: os.environ[name] for name in ("ORCHESTRATOR_POOL",) if name in os.environ}
+    return Resident(
+        layout=layout,
+        command=(sys.executable, "-I", "-X", "utf8", "-c", _AGENT, library, *filter(None, [layout.root])),
+        env={"PATH": _PATH, **kept},
+        version=whole(),
+    )
+
+
+def agent(root: str | None = None) -> None:
+    """The agent's process, as the keeper starts it."""
+    with open("/proc/self/comm", "w") as comm:
+        comm.write("orc-agent")
+    logging.basicConfig(format="%(asctime)s agent %(levelname)s %(message)s", level=logging.INFO)
+    try:
+        App.open(root).be_agent()
+    except ConflictError as error:
+        logging.getLogger(__name__).info("%s", error.message)
 
 
 class App:
@@ -173,7 +220,7 @@ class App:
 
     # changing
 
-    def commit(self, stack: Stack) -> int:
+    def commit(self, stack: Stack, *, prune_data: bool = False) -> int:
         """Make it the newest revision, durable when this returns; its number."""
         from orchestrator.state import document
         from orchestrator.state.blobs import Blobs, kept_documents
@@ -184,18 +231,44 @@ class App:
         sources = sorted({span.file for span in stack.places.values()})
         blobs = Blobs(self.layout.blobs(stack.name))
         with self._open_store() as store, blobs.committing(stack.blobs):
-            number = store.commit_revision(stack.name, data, document.digest(data), sources=sources)
+            number = store.commit_revision(
+                stack.name, data, document.digest(data), sources=sources, prune_data=prune_data
+            )
             blobs.collect(kept_documents(store, stack.name))
         return number
 
-    def forget(self, stack: str) -> int:
+    def forget(self, stack: str, *, prune_data: bool = False) -> int:
         """Nothing is wished of the stack any more; the number of the revision that says so."""
         with self._open_store() as store:
-            return store.forget(stack)
+            return store.forget(stack, prune_data=prune_data, unrecorded=True)
 
-    def follow(self, following: Following, *, command: str) -> Iterator[Event]:
-        """Reconciles a stack, in this process, until an end. `command` is told to others who want the stack meanwhile."""
+    def follow(self, following: Following, *, command: str, once: bool = False) -> Iterator[Event]:
+        """Has the agent bring a stack to its newest revision, and tells what happens until an end. `once`, or where no
+        agent can be: in this process; `command` is told to others who want the stack meanwhile."""
+        resident = self.world.resident
+        if resident is not None and not once:
+            yield from resident.follow(following)
+            return
         from orchestrator.control.loop import follow
+
+        with self._reconciling(command) as (reconciler, prober):
+            yield from follow(reconciler, following, prober=prober, ends=self.world.ends)
+
+    def busy(self, stack: str) -> str | None:
+        """Who is at work on the stack, for longer than a look takes; None: nobody."""
+        from orchestrator.control.reconciler import BRIEFLY
+        from orchestrator.state.locks import StackLock
+
+        try:
+            with StackLock(self.layout.lock(stack), stack=stack, command="").acquire(
+                wait=True, timeout=BRIEFLY
+            ):
+                return None
+        except ConflictError as error:
+            return error.message
+
+    @contextmanager
+    def _reconciling(self, command: str) -> Iterator[tuple[Reconciler, Prober]]:
         from orchestrator.control.probes import Prober
         from orchestrator.control.reconciler import Reconciler
 
@@ -215,7 +288,54 @@ class App:
                 wall=time.time,
                 command=command,
             )
-            yield from follow(reconciler, following, prober=prober, ends=self.world.ends)
+            yield reconciler, prober
+
+    # the agent
+
+    @property
+    def has_agent(self) -> bool:
+        """Whether an agent can keep this instance, running now or not."""
+        return self.world.resident is not None
+
+    def ensure_agent(self) -> None:
+        """One keeps this instance when this returns; HostError otherwise."""
+        if self.world.resident is not None:
+            self.world.resident.ensure()
+
+    def nudge(self, stack: str | None) -> bool:
+        """Have the agent look at the stack now (None: at all of them); False: there is none."""
+        return self.world.resident is not None and self.world.resident.nudge(stack)
+
+    def agent_status(self) -> Mapping[str, Any] | None:
+        """What the agent says of itself and of each stack; None: there is none."""
+        return self.world.resident.status() if self.world.resident else None
+
+    def stop_agent(self) -> None:
+        """End it, until the next apply; containers go on."""
+        if self.world.resident is not None:
+            self.world.resident.stop()
+
+    def be_agent(self) -> None:
+        """Keep this instance in this process until SIGTERM or SIGINT. ConflictError: somebody does already."""
+        from orchestrator.control.agent import Agent, sole
+        from orchestrator.supervisor.version import whole
+
+        version = whole()  # of the code that is loaded, before anybody replaces it
+        with sole(self.layout), self._reconciling("agent") as (reconciler, prober):
+            about = {"version": version, "since": time.time(), "root": self.layout.root}
+            agent = Agent(
+                reconciler,
+                prober=prober,
+                ends=self.world.ends,
+                stacks=self._all_stacks(reconciler),
+                about=about,
+            )
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: agent.stop())
+            agent.run()
+
+    def _all_stacks(self, reconciler: Reconciler) -> Callable[[], frozenset[str]]:
+        return lambda: frozenset(reconciler.store.stacks()).union(*(each.stacks() for each in self.drivers))
 
     @cached_property
     def _secret_key(self) -> SecretKey:

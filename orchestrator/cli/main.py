@@ -32,6 +32,7 @@ _VERBS = {
     "exec": "inside",
     "kill": "inside",
     "inspect": "looking",
+    "agent": "agents",
     "graph": "manifests",
     "schema": "manifests",
     "version": "manifests",

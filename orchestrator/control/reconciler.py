@@ -11,8 +11,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
 from orchestrator.control import health
-from orchestrator.control.outcome import Again, Outcome, judge
-from orchestrator.errors import HostError
+from orchestrator.control.outcome import Again, Outcome, Settled, judge
+from orchestrator.errors import ConflictError, HostError
 from orchestrator.execute.executor import Status, StepResult, execute
 from orchestrator.model.desired import Stack
 from orchestrator.model.ids import Kind, Ref
@@ -26,13 +26,15 @@ from orchestrator.state.locks import StackLock
 from orchestrator.state.store import Run, StepRow, Store
 
 ASK_STORE_EVERY = 0.05  # seconds between looks for a newer revision
+BRIEFLY = 0.3  # seconds that a pass without much to do may hold the lock, which is told to nobody
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """A plan with work or complaints in it was made."""
+    """A plan with work or complaints in it was made, for this revision."""
 
     plan: Plan
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,16 @@ class Unrecorded:
     """A pass is missing in the history, because of `reason` (a full disk)."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queued:
+    """Somebody else is at work on the stack, as `holder` says: its turn comes first."""
+
+    holder: str
+
+
+PassEvent = Planned | Queued | Stepped | Unrecorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,17 +102,22 @@ class Reconciler:
         self.clock = clock
         self.wall = wall
         self.command = command
-        self._decoded: tuple[str, int, str, Stack] | None = None
+        self._decoded: dict[str, tuple[tuple[int, str], Stack]] = {}
 
-    def desired(self, name: str) -> tuple[int, Stack | None]:
-        """(revision number, wish) from the store; the wish is None for a deleted or unknown stack."""
-        revision = self.store.latest(name)
-        if revision is None:
-            return self.store.number(name), None
-        key = (name, revision.number, revision.digest)
-        if self._decoded is None or self._decoded[:3] != key:
-            self._decoded = (*key, document.decode(revision.document))
-        return revision.number, self._decoded[3]
+    def desired(self, name: str) -> tuple[int, Stack | None, bool]:
+        """(revision number, wish, whether data may be pruned) from the store; the wish is None for a deleted stack, and for
+        one that no revision is about (number 0)."""
+        mark = self.store.mark(name)
+        if mark is None or mark.deleted:
+            self._decoded.pop(name, None)
+            return (mark.number, None, mark.prune_data) if mark else (0, None, False)
+        key = (mark.number, mark.digest)
+        known = self._decoded.get(name)
+        if known is None or known[0] != key:
+            revision = self.store.revision(name, mark.number)
+            assert revision is not None, f"revision {mark.number} of {name} is gone"
+            known = self._decoded[name] = (key, document.decode(revision.document))
+        return mark.number, known[1], mark.prune_data
 
     def observe(self, name: str) -> Observed:
         """The stack's incarnations as every driver sees them, with published health."""
@@ -124,20 +141,31 @@ class Reconciler:
 
     def one_pass(
         self, name: str, policy: Policy, cancelled: Callable[[], bool], *, timeout: float | None
-    ) -> Generator[Planned | Stepped | Unrecorded, None, Pass]:
-        """One plan + execute under the lock, for which it waits `timeout` seconds (None: for ever)."""
+    ) -> Generator[PassEvent, None, Pass]:
+        """One plan + execute under the lock, for which it waits `timeout` seconds (None: for ever). What is wished of a
+        stack that no revision is about is unknown, not nothing: it is looked at and left alone."""
         lock = StackLock(self.layout.lock(name), stack=name, command=self.command)
-        with lock.acquire(wait=timeout != 0.0, timeout=timeout):
-            revision, stack = self.desired(name)
+        try:
+            lock.acquire(wait=True, timeout=min(BRIEFLY, timeout or 0.0) if timeout is not None else BRIEFLY)
+        except ConflictError as error:
+            if timeout == 0.0:
+                raise
+            yield Queued(holder=error.message)
+            lock.acquire(wait=True, timeout=timeout)
+        with lock:
+            revision, stack, prune_data = self.desired(name)
             observed = self.observe(name)
             now = self.clock()
+            if not revision:
+                return Pass(revision=0, plan=Plan(stack=name), observed=observed, outcome=Settled())
+            policy = replace(policy, prune_data=policy.prune_data or prune_data)
             plan = make_plan(stack, observed, policy, now, name=name)
             blocked = self._blocked(stack, plan)
             if blocked:
                 policy = replace(policy, held={**policy.held, **blocked})
                 plan = make_plan(stack, observed, policy, now, name=name)
             if not plan.empty or plan.failures:
-                yield Planned(plan=plan)
+                yield Planned(plan=plan, revision=revision)
             if not plan.steps:
                 outcome = judge(stack, plan, observed, now)
                 return Pass(revision=revision, plan=plan, observed=observed, outcome=outcome)

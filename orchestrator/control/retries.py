@@ -1,8 +1,8 @@
-"""Which failed steps are tried again, and when: the memory of one `follow`, nothing that must outlive it.
+"""Which failed steps are tried again, and when: the memory of one process, nothing that must outlive it.
 
-In: the failed results of a pass. Out: the refs to leave alone for now, with what was said. Failures that no repetition
-mends (no such file, no permission, wrong format, bad argument) are tried once; others three times more, after 0.5, 1
-and 2 s.
+In: the failed results of a pass. Out: the refs to leave alone for now, with what was said. Failures are tried again after
+0.5, 1 and 2 s; those that no repetition mends (no such file, no permission, wrong format, bad argument), and all after
+that, without much hope and ever more slowly: somebody may mend the host meanwhile.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from orchestrator.execute.executor import StepResult
 from orchestrator.model.ids import Ref
 
 DELAYS = (0.5, 1.0, 2.0)
+SLOW, LONGEST = 5.0, 60.0
 FOR_GOOD = frozenset(
     {
         errno.ENOENT,
@@ -36,13 +37,16 @@ class Attempts:
 
     tries: dict[Ref, int] = field(default_factory=dict)
     said: dict[Ref, str] = field(default_factory=dict)
-    due: dict[Ref, float | None] = field(default_factory=dict)  # None: never again
+    due: dict[Ref, float] = field(default_factory=dict)
+    hopes: set[Ref] = field(default_factory=set)
 
     def failed(self, results: Mapping[Ref, StepResult], now: float) -> None:
         for ref, result in results.items():
             tries = self.tries.get(ref, 0)
-            again = tries < len(DELAYS) and result.errno not in FOR_GOOD
-            self.due[ref] = now + DELAYS[tries] if again else None
+            hope = tries < len(DELAYS) and result.errno not in FOR_GOOD
+            (self.hopes.add if hope else self.hopes.discard)(ref)
+            slow = min(LONGEST, SLOW * 2.0 ** min(tries, 8))
+            self.due[ref] = now + (DELAYS[tries] if hope else slow)
             self.tries[ref] = tries + 1
             self.said[ref] = result.error or "failed"
 
@@ -50,11 +54,16 @@ class Attempts:
         """A later step of the ref went well: what it said before is settled."""
         for memory in (self.tries, self.said, self.due):
             memory.pop(ref, None)
+        self.hopes.discard(ref)
+
+    @property
+    def hopeful(self) -> bool:
+        """Whether anything is to be tried again soon."""
+        return bool(self.hopes)
 
     def held(self, now: float) -> Mapping[Ref, str]:
-        return {ref: self.said[ref] for ref, due in self.due.items() if due is None or due > now}
+        return {ref: self.said[ref] for ref, due in self.due.items() if due > now}
 
     def next_due(self, now: float) -> float | None:
         """Seconds until the next try; None: there is none."""
-        dues = [due for due in self.due.values() if due is not None]
-        return max(0.0, min(dues) - now) if dues else None
+        return max(0.0, min(self.due.values()) - now) if self.due else None

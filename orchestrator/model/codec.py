@@ -13,6 +13,8 @@ from enum import Enum
 from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from orchestrator.model.ids import Ref
+
 SCHEMA = 1
 
 T = TypeVar("T")
@@ -51,7 +53,7 @@ def _encode(value: Any, hint: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):
-        return {key: _encode(each, Any) for key, each in value.items()}
+        return {str(key): _encode(each, Any) for key, each in value.items()}
     if isinstance(value, tuple | list):
         inner = get_args(hint)[0] if get_origin(hint) is tuple else Any
         return [_encode(each, inner) for each in value]
@@ -83,6 +85,10 @@ def _decode(hint: Any, data: Any) -> Any:
     if origin is tuple:
         kinds = [args[0]] * len(data) if args[-1] is Ellipsis else args
         return tuple(_decode(kind, each) for kind, each in zip(kinds, data, strict=True))
+    if origin is Mapping:
+        key, kind = args
+        make = key.parse if key is Ref else key
+        return {make(each): _decode(kind, value) for each, value in data.items()}
     if is_dataclass(hint) and isinstance(hint, type):
         return hint(**{name: _decode(kind, data[name]) for name, kind, _ in _shape(hint) if name in data})
     if isinstance(hint, type) and issubclass(hint, Enum):

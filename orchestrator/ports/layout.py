@@ -31,6 +31,11 @@ class Layout:
         base = Path(root).resolve()
         return cls(base / "state", base / "run", hashlib.sha256(str(base).encode()).hexdigest()[:8])
 
+    @property
+    def root(self) -> str | None:
+        """What `at` takes to come here again."""
+        return None if self.instance == "main" else str(self.run.parent)
+
     # kernel names
     @property
     def cgroup(self) -> str:
@@ -97,6 +102,20 @@ class Layout:
     @property
     def supervisor_socket(self) -> Path:
         return self.run / "supervisor.sock"
+
+    @property
+    def agent_socket(self) -> Path:
+        return self.run / "agent.sock"
+
+    @property
+    def agent_lock(self) -> Path:
+        """Held by the agent for as long as it lives; its pid is in it."""
+        return self.run / "agent.lock"
+
+    @property
+    def agent_wish(self) -> Path:
+        """How the keeper starts the agent: {"command", "env"}; absent: it must not."""
+        return self.run / "agent.json"
 
     def lock(self, stack: str) -> Path:
         return self.run / "locks" / stack

@@ -8,6 +8,7 @@ what any table means, but for tombstones.
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,7 +61,7 @@ CREATE TABLE sources (
 
 
 class Database:
-    """Open for one thread. `clock`: wall clock, Unix seconds."""
+    """Several threads may share it: each call has it alone. `clock`: wall clock, Unix seconds."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float]) -> None:
         """Opens or makes the database. HostError: it cannot be read, is damaged, or is of a newer version."""
@@ -68,6 +69,7 @@ class Database:
         self.clock = clock
         self.tombstones = full.Tombstones(path)
         self._refusal: sqlite3.Error | None = None  # why a copy is looked at, not the file
+        self._alone = threading.RLock()
         with self.told():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = self._connect()
@@ -93,10 +95,10 @@ class Database:
             raise self._refusal
         with _transaction(self._db):
             late = self.tombstones.all()
-            for stack, number in late:
+            for stack, number, prune_data in late:
                 found = self.newest(stack)
                 if found and found[0] == number:
-                    self.bury(stack, number)
+                    self.bury(stack, *found, prune_data=prune_data)
             yield self._db
         self.tombstones.clear(late)
 
@@ -107,21 +109,29 @@ class Database:
         ).fetchone()
         return found
 
-    def bury(self, stack: str, last: int, *, prune_data: bool = False, author: str = "") -> None:
-        """Within a transaction: the tombstone after revision `last`. An operator's words on the stack end with it."""
+    def bury(self, stack: str, last: int, digest: str, *, prune_data: bool, author: str = "") -> int:
+        """Within a transaction: the tombstone after revision `last`, or what `prune_data` says for the one that it is (no
+        digest). An operator's words on the stack end with it. Its number."""
+        if last and not digest:
+            if prune_data:
+                statement = "UPDATE revisions SET prune_data = 1 WHERE stack = ? AND number = ?"
+                self._db.execute(statement, (stack, last))
+            return last
         self._db.execute(
             "INSERT INTO revisions (stack, number, digest, document, sources, created, prune_data, author) "
             "VALUES (?, ?, '', NULL, '[]', ?, ?, ?)",
             (stack, last + 1, self.clock(), prune_data, author),
         )
         self._db.execute("DELETE FROM words WHERE stack = ?", (stack,))
+        return last + 1
 
     @contextmanager
     def told(self) -> Iterator[None]:
         """What SQLite and the file system say, as HostError. After a failed write nothing is taken as written."""
         try:
-            self._renew()
-            yield
+            with self._alone:
+                self._renew()
+                yield
         except sqlite3.Error as error:
             text = str(error).lower()
             if full.refused(error) and full.full(self.path):
@@ -132,7 +142,7 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         try:
-            return self._opened(sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None))
+            return self._opened(_open(self.path))
         except sqlite3.Error as error:
             copy = full.copied(self.path, timeout=BUSY_SECONDS) if full.refused(error) else None
             if copy is None:
@@ -174,11 +184,15 @@ class Database:
         copy = self._db
         try:
             self._refusal = None
-            self._db = self._opened(sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None))
+            self._db = self._opened(_open(self.path))
         except sqlite3.Error as error:
             self._refusal = error
         else:
             copy.close()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 
 def _version(db: sqlite3.Connection) -> int:

@@ -39,7 +39,7 @@ def copied(path: Path, *, timeout: float) -> sqlite3.Connection | None:
     an exclusive lock its index is kept in memory. Where no file can be made at all, what is in the WAL cannot be seen.
     """
     for options, locking in (("mode=rw", "EXCLUSIVE"), ("mode=ro&immutable=1", "NORMAL")):
-        copy = sqlite3.connect(":memory:", isolation_level=None)
+        copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         try:
             uri = f"file:{quote(os.fspath(path))}?{options}"
             with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=timeout)) as source:
@@ -52,37 +52,48 @@ def copied(path: Path, *, timeout: float) -> sqlite3.Connection | None:
 
 
 class Tombstones:
-    """Revisions that are deleted, and for whose tombstone the database `path` had no space."""
+    """Revisions that are deleted, and for whose tombstone the database `path` had no space; a mark is all in its name."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def mark(self, stack: str, number: int) -> None:
-        """Nothing is wished of `stack` since its revision `number`; durable when this returns. Raises OSError."""
-        fd = os.open(self._file(stack, number), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def mark(self, stack: str, number: int, *, prune_data: bool) -> None:
+        """Nothing is wished of `stack` since its revision `number`, nor (`prune_data`) of its data; durable when this
+        returns. Raises OSError."""
+        fd = os.open(self._file(stack, number, prune_data), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
 
     def marked(self, stack: str, number: int) -> bool:
-        return self._file(stack, number).exists()
+        return any(self._file(stack, number, prune_data).exists() for prune_data in (False, True))
 
-    def all(self) -> tuple[tuple[str, int], ...]:
-        """(stack, number) of each."""
-        head = f"{self._path.name}-deleted."
-        found = [each.removeprefix(head).rpartition(".") for each in _names(self._path.parent, head)]
-        return tuple((stack, int(number)) for stack, _, number in found if stack and number.isdigit())
+    def prunes(self, stack: str, number: int) -> bool:
+        return self._file(stack, number, True).exists()
 
-    def clear(self, done: Iterable[tuple[str, int]]) -> None:
+    def all(self) -> tuple[tuple[str, int, bool], ...]:
+        """(stack, number, prune_data) of each."""
+        return tuple(
+            (stack, int(number), prune_data)
+            for prune_data in (False, True)
+            for stack, _, number in (name.rpartition(".") for name in self._names(prune_data))
+            if stack and number.isdigit()
+        )
+
+    def clear(self, done: Iterable[tuple[str, int, bool]]) -> None:
         """Forgets those that the database has now; one that stays says nothing new."""
-        for stack, number in done:
+        for each in done:
             with contextlib.suppress(OSError):
-                self._file(stack, number).unlink()
+                self._file(*each).unlink()
 
-    def _file(self, stack: str, number: int) -> Path:
-        return self._path.with_name(f"{self._path.name}-deleted.{stack}.{number}")
+    def _file(self, stack: str, number: int, prune_data: bool) -> Path:
+        return self._path.with_name(f"{self._head(prune_data)}{stack}.{number}")
 
+    def _head(self, prune_data: bool) -> str:
+        return f"{self._path.name}-{'pruned' if prune_data else 'deleted'}."
 
-def _names(folder: Path, head: str) -> list[str]:
-    return sorted(each.name for each in folder.iterdir() if each.name.startswith(head))
+    def _names(self, prune_data: bool) -> list[str]:
+        head = self._head(prune_data)
+        found = (each.name for each in self._path.parent.iterdir())
+        return sorted(each.removeprefix(head) for each in found if each.startswith(head))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -76,7 +76,7 @@ class Run:
 
 
 class Store:
-    """Open for one thread; use as a context manager or call `close`. `clock`: wall clock, Unix seconds."""
+    """Use as a context manager or call `close`; threads may share it. `clock`: wall clock, Unix seconds."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float]) -> None:
         """Opens or makes the database. HostError: it cannot be read, is damaged, or is of a newer version."""
@@ -132,33 +132,32 @@ class Store:
             )
         return int(number)
 
-    def forget(self, stack: str, *, prune_data: bool = False, author: str = "") -> int:
+    def forget(
+        self, stack: str, *, prune_data: bool = False, author: str = "", unrecorded: bool = False
+    ) -> int:
         """Nothing is wished of the stack any more: appends a tombstone, returns its number (0: it was never there).
+        `unrecorded`: also for a stack that no revision is about (its history was lost), which becomes the first.
 
-        Works on a full disk too, where deleting is what makes space: the next write that succeeds appends it (without
-        `prune_data`, for which there is no room).
+        Works on a full disk too, where deleting is what makes space: the next write that succeeds appends it.
         """
         database = self._database
         with database.told():
             last = self._last(stack)
+            if last is None and unrecorded:
+                with database.transaction():
+                    return database.bury(stack, 0, "", prune_data=prune_data, author=author)
             if last is None or (last[1] == "" and not prune_data):
-                return int(last[0]) if last else 0
+                return last[0] if last else 0
             try:
-                with database.transaction() as db:
+                with database.transaction():
                     last = self._last(stack) or last  # somebody may have been faster
-                    if last[1] == "":
-                        statement = "UPDATE revisions SET prune_data = ? WHERE stack = ? AND number = ?"
-                        db.execute(statement, (prune_data, stack, last[0]))
-                        return last[0]
-                    database.bury(stack, last[0], prune_data=prune_data, author=author)
-                    return last[0] + 1
+                    return database.bury(stack, *last, prune_data=prune_data, author=author)
             except sqlite3.Error as error:
                 if not full.refused(error):
                     raise
-            if last[1] == "":
-                return last[0]
-            database.tombstones.mark(stack, last[0])
-        return last[0] + 1
+            newest = database.newest(stack) or last
+            database.tombstones.mark(stack, newest[0], prune_data=prune_data)
+            return self.number(stack)
 
     def latest(self, stack: str) -> Revision | None:
         """The newest revision; None when there is none or the stack was deleted."""
@@ -194,18 +193,19 @@ class Store:
             )
             for number, digest, created, prune, author, deleted in rows
         ]
-        if found and self._database.tombstones.marked(stack, found[0].number):
-            last = found[0]
-            late = Mark(
-                number=last.number + 1,
-                digest="",
-                created=last.created,
-                prune_data=False,
-                author="",
-                deleted=True,
-            )
-            found.insert(0, late)
-        return tuple(found[:limit])
+        return tuple(self._with_late(stack, found)[:limit])
+
+    def _with_late(self, stack: str, found: list[Mark]) -> list[Mark]:
+        """With a deletion that is still only a mark beside the database."""
+        if not found or not self._database.tombstones.marked(stack, found[0].number):
+            return found
+        last, prune_data = found[0], self._database.tombstones.prunes(stack, found[0].number)
+        if last.deleted:
+            return [replace(last, prune_data=prune_data), *found[1:]]
+        late = replace(
+            last, number=last.number + 1, digest="", prune_data=prune_data, author="", deleted=True
+        )
+        return [late, *found]
 
     def number(self, stack: str) -> int:
         """The newest revision's number, tombstones too; 0 when there is none. Cheap: asked between steps."""
@@ -224,8 +224,9 @@ class Store:
     def _last(self, stack: str) -> tuple[int, str] | None:
         """(number, digest) of the newest revision; a tombstone's digest is empty."""
         found = self._database.newest(stack)
-        marked = found is not None and self._database.tombstones.marked(stack, found[0])
-        return (found[0] + 1, "") if found and marked else found
+        if found is None or not found[1] or not self._database.tombstones.marked(stack, found[0]):
+            return found
+        return found[0] + 1, ""
 
     # history
 

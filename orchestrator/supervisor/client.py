@@ -19,7 +19,7 @@ from typing import Any
 from orchestrator.errors import HostError, StepError
 from orchestrator.model.observed import Exit
 from orchestrator.ports.layout import Layout
-from orchestrator.supervisor import start, wire
+from orchestrator.supervisor import agent, start, wire
 from orchestrator.supervisor.program import JoinCgroup, Program, to_wire
 from orchestrator.supervisor.records import exit_of, read_exits
 from orchestrator.supervisor.terminal import resize
@@ -221,9 +221,10 @@ class Supervisor:
         return None
 
     def stop(self) -> None:
-        """End keeper and supervisor of this instance, in order; containers go on. Waits at most 10 s."""
+        """End agent, keeper and supervisor of this instance, in order; containers go on. Waits at most 10 s for each."""
         self.close()
         self._sure = 0.0
+        agent.stop(self._layout)
         start.stop(self._layout)
 
     def close(self) -> None:

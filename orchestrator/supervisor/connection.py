@@ -1,4 +1,4 @@
-"""A client's connection in the supervisor: frames in, answers out, never blocking.
+"""A client's connection in the supervisor or the agent: frames in, answers out, never blocking; and where they come in.
 
 In: a non-blocking socket and what to do with a frame. One request at a time is in flight on a connection; the answer may
 come later.
@@ -11,6 +11,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from orchestrator.supervisor import wire
@@ -97,6 +98,23 @@ class Connection:
         if self.open and events != self._events:
             self._events = events
             self._loop.change(self._sock.fileno(), events)
+
+
+def listening(path: str) -> socket.socket:
+    """A socket at `path` that takes connections, 0600 from its first moment; it should lie in a 0700 folder."""
+    folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    place = wire.address(folder, os.path.basename(path))
+    with suppress(FileNotFoundError):
+        os.unlink(place)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    mask = os.umask(0o177)
+    try:
+        sock.bind(place)
+    finally:
+        os.umask(mask)
+        os.close(folder)
+    sock.listen(512)
+    return sock
 
 
 def trusted(sock: socket.socket) -> bool:

@@ -5,6 +5,7 @@ In: pids and paths. Out: numbers. A process is (pid, start ticks, boot id): a pi
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -80,3 +81,18 @@ def read_json(path: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return data if isinstance(data, dict) else None
+
+
+def sole(path: str, *, pid: bool = True) -> int | None:
+    """Be the only one of a kind: the descriptor of the lock at `path`, held to our end, with our pid in the file unless
+    `pid` says not (yet); None where somebody has it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    if pid:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
+    return fd

@@ -1,16 +1,17 @@
-"""The keeper: parent and subreaper above the supervisor. Starts it again, reads the ends of orphans, holds their logs.
+"""The keeper: parent and subreaper above supervisor and agent. Starts them again, reads orphans' ends, holds their logs.
 
-In: the run folder. Out: `orphans/PID-TICKS` files for the next supervisor. It knows nothing of containers but their FIFOs'
-read ends, which it holds so that the last bytes of one that dies meanwhile are kept. Small, so that it need never change.
+In: the run folder; `agent.json` in it says how the agent is started, if one is wished for. Out: `orphans/PID-TICKS` files
+for the next supervisor. It knows nothing of containers but their FIFOs' read ends, which it holds so that the last bytes
+of one that dies meanwhile are kept. Small, so that it need never change.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
 import socket
+import sys
 import time
 from contextlib import suppress
 
@@ -19,7 +20,24 @@ from orchestrator.supervisor.children import ending
 from orchestrator.supervisor.kernel import processes
 from orchestrator.supervisor.seal import SELF
 
-_LONGEST = 5.0  # seconds between two starts of a supervisor that dies at once
+_LONGEST = 5.0  # seconds between two starts of a process that dies at once
+
+
+class Again:
+    """When a process that has ended may be started again: at once, but ever later where it ends soon."""
+
+    def __init__(self) -> None:
+        self._started, self._delay = 0.0, 0.0
+
+    def left(self) -> float:
+        """Seconds until then."""
+        if time.monotonic() - self._started > 10:
+            self._delay = 0.0
+        return max(0.0, self._started + self._delay - time.monotonic())
+
+    def started(self) -> None:
+        self._delay = min(_LONGEST, max(0.05, self._delay * 2))
+        self._started = time.monotonic()
 
 
 class Keeper:
@@ -28,14 +46,15 @@ class Keeper:
         self._held: dict[str, list[int]] = {}
         self._link: socket.socket | None = None
         self._incoming = wire.Incoming()
-        self._child = 0
-        self._started, self._delay = 0.0, 0.0
+        self._child, self._agent = 0, 0
+        self._again, self._agent_again = Again(), Again()
         self._wake, signalled = socket.socketpair()
         for sock in (self._wake, signalled):
             sock.setblocking(False)
         self._signalled = signalled
         signal.set_wakeup_fd(signalled.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGCHLD, signal.SIGHUP):  # a child ended; somebody wrote agent.json
+            signal.signal(number, lambda *_: None)
         self._ending = False
         signal.signal(signal.SIGTERM, self._terminate)
 
@@ -44,17 +63,19 @@ class Keeper:
         while self._link or os.path.isdir(self._run):
             if self._link is None:
                 self._attach()
+            pauses = [self._tend(), None if self._link else 0.02]
             waiting = [each for each in (self._link, self._wake) if each is not None]
-            ready = select.select(waiting, [], [], None if self._link else 0.02)[0]
+            pause = min((each for each in pauses if each is not None), default=None)
+            ready = select.select(waiting, [], [], pause)[0]
             if self._wake in ready:
                 with suppress(BlockingIOError):
                     self._wake.recv(4096)
             self._reap()
-            if self._ending:  # systemd stops us: the supervisor goes too, the containers stay
-                if self._child:
-                    os.kill(self._child, signal.SIGTERM)
-                return
-            if self._link in ready and not self._listen():
+            if self._ending and self._child:  # systemd stops us: the others go too, the containers stay
+                os.kill(self._child, signal.SIGTERM)
+            if self._ending or (self._link in ready and not self._listen()):
+                if self._agent:
+                    os.kill(self._agent, signal.SIGTERM)
                 return
 
     def _attach(self) -> None:
@@ -62,27 +83,37 @@ class Keeper:
             self._link = wire.connect(f"{self._run}/supervisor.sock")
             self._incoming = wire.Incoming()
             wire.send(self._link, {"op": "keep"})
-            self._delay = 0.0 if time.monotonic() - self._started > 10 else self._delay
         except OSError:
             self._link = None
-            if not self._child and self._absent() and time.monotonic() - self._started >= self._delay:
-                self._delay = min(_LONGEST, max(0.05, self._delay * 2))
-                self._started = time.monotonic()
+            if not self._child and self._absent("supervisor.lock") and not self._again.left():
+                self._again.started()
                 # Before 6.3 a root inside that made itself run our copy (`seal`) may have taken its x bits.
                 with suppress(OSError):
                     os.chmod(SELF, 0o755)
                 self._child = os.posix_spawn(SELF, self._command, dict(os.environ))
 
-    def _absent(self) -> bool:
-        """Whether no supervisor holds its lock: one that we did not start may be there, or on its way."""
-        lock = os.open(f"{self._run}/supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        finally:
+    def _tend(self) -> float | None:
+        """The agent is there, if one is wished for. Seconds until to look again; None: when something happens."""
+        wish = None if self._agent else facts.read_json(f"{self._run}/agent.json")
+        if wish is None:
+            return None
+        if not self._absent("agent.lock"):
+            return 1.0  # not our child: it was somebody else's, or an earlier keeper's
+        left = self._agent_again.left()
+        if not left:
+            self._agent_again.started()
+            try:
+                self._agent = os.posix_spawn(wish["command"][0], wish["command"], wish["env"])
+            except (OSError, LookupError, TypeError, ValueError) as error:
+                print(f"cannot start the agent: {error}", file=sys.stderr, flush=True)
+        return None if self._agent else self._agent_again.left()
+
+    def _absent(self, name: str) -> bool:
+        """Whether nobody holds that lock: one that we did not start may be there, or on its way."""
+        lock = facts.sole(f"{self._run}/{name}", pid=False)
+        if lock is not None:
             os.close(lock)
-        return True
+        return lock is not None
 
     def _reap(self) -> None:
         """Write down how each orphan ended, then let it go: a kill in between only has it written twice."""
@@ -91,6 +122,8 @@ class Keeper:
                 pid = found.si_pid
                 if pid == self._child:
                     self._child = 0
+                elif pid == self._agent:
+                    self._agent = 0
                 else:
                     end = {**ending(found.si_code, found.si_status), "ended": facts.boottime()}
                     with suppress(OSError):  # a full disk: this end stays unknown
@@ -133,13 +166,7 @@ class Keeper:
 
 def lock(run: str) -> int | None:
     """Become the keeper of the instance under `run`: the lock's descriptor, held to our end; None if there is one."""
-    fd = os.open(f"{run}/keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd
+    return facts.sole(f"{run}/keeper.lock", pid=False)
 
 
 def main(run: str, lock: int, command: list[str]) -> None:

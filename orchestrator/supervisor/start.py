@@ -50,7 +50,7 @@ def ensure(layout: Layout) -> None:
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
         _start_keeper(layout)
-        if _until(lambda: _whole(path), min(deadline, time.monotonic() + 3)):
+        if until(lambda: _whole(path), min(deadline, time.monotonic() + 3)):
             return
     raise HostError("the supervisor did not start within 10 s", hint=f"see {log_path(layout)}")
 
@@ -68,7 +68,7 @@ def _renew(layout: Layout, found: dict[str, Any]) -> None:
         now = answer(path)
         return now is not None and now["pid"] != found["pid"]
 
-    _until(renewed, time.monotonic() + _PATIENCE)
+    until(renewed, time.monotonic() + _PATIENCE)
     now = answer(path)
     if now is None or now.get("version") != version():
         raise HostError(
@@ -91,17 +91,17 @@ def stop(layout: Layout) -> None:
     """Both are gone when this returns; containers go on."""
     path, lock = str(layout.supervisor_socket), layout.run / "keeper.lock"
     # Told to a supervisor whose keeper is not (yet) connected, the keeper would start it again.
-    _until(lambda: not _locked(lock) or _whole(path), time.monotonic() + 2)
+    until(lambda: not locked(lock) or _whole(path), time.monotonic() + 2)
     with suppress(OSError), wire.connect(path) as sock:
         wire.send(sock, {"op": "stop"})
         wire.receive(sock, wire.Incoming())
-    if _until(lambda: not _locked(lock), time.monotonic() + 2) is False:
+    if until(lambda: not locked(lock), time.monotonic() + 2) is False:
         with suppress(OSError, ValueError):
             os.kill(
                 int(lock.read_text()), signal.SIGTERM
             )  # held by a living keeper: the pid in it is its own
-    gone = _until(
-        lambda: not _locked(lock) and not _locked(layout.run / "supervisor.lock"),
+    gone = until(
+        lambda: not locked(lock) and not locked(layout.run / "supervisor.lock"),
         time.monotonic() + _PATIENCE,
     )
     if not gone:
@@ -172,7 +172,7 @@ def _run(command: list[str], log: IO[bytes]) -> None:
     )
 
 
-def _locked(path: Path) -> bool:
+def locked(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -183,7 +183,7 @@ def _locked(path: Path) -> bool:
     return False
 
 
-def _until(condition: Callable[[], bool], deadline: float) -> bool:
+def until(condition: Callable[[], bool], deadline: float) -> bool:
     """Ask again every 5 ms; False when the deadline (monotonic) passes first."""
     while not condition():
         if time.monotonic() > deadline:

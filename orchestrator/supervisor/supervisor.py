@@ -6,7 +6,6 @@ lines: the keeper starts it again and it adopts what runs by (pid, start ticks, 
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
 import socket
@@ -18,7 +17,7 @@ from typing import Any
 
 from orchestrator.supervisor import adoption, facts, journal, launcher, wire
 from orchestrator.supervisor.children import Child, sweep
-from orchestrator.supervisor.connection import Connection, trusted
+from orchestrator.supervisor.connection import Connection, listening, trusted
 from orchestrator.supervisor.container import Container
 from orchestrator.supervisor.kernel import CallError, processes
 from orchestrator.supervisor.loop import Loop
@@ -53,7 +52,7 @@ class Supervision:
             if container.running:
                 self._adopt(container)
         adoption.sweep(self._run, self._containers.values())
-        listener = _listen(self._run)
+        listener = listening(f"{self._run}/{SOCKET}")
         self._inode = _inode(self._run)
         self._loop.watch(listener.fileno(), partial(self._accept, listener))
         self._loop.later(_IDLE, self._tick)
@@ -374,23 +373,6 @@ def _told(error: Exception, operation: Any) -> dict[str, Any]:
     return told
 
 
-def _listen(run: str) -> socket.socket:
-    """The socket, in a 0700 folder and 0600 from its first moment."""
-    folder = os.open(run, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    path = wire.address(folder, SOCKET)
-    with suppress(FileNotFoundError):
-        os.unlink(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    mask = os.umask(0o177)
-    try:
-        sock.bind(path)
-    finally:
-        os.umask(mask)
-        os.close(folder)
-    sock.listen(512)
-    return sock
-
-
 def _inode(run: str) -> int:
     """The socket's; -1 where it is gone. Another's there means that our run folder was replaced."""
     try:
@@ -403,9 +385,7 @@ def main(run: str) -> None:
     """Be the supervisor of the instance under `run`; ends at once if there is one."""
     with open("/proc/self/comm", "w") as comm:
         comm.write("orc-supervisor")
-    lock = os.open(f"{run}/supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    lock = facts.sole(f"{run}/supervisor.lock")
+    if lock is None:
         return
     Supervision(run).serve()

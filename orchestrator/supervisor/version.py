@@ -1,4 +1,4 @@
-"""Which code this is, so that a client notices when the supervisor that answers runs older code than its own.
+"""Which code this is, so that a client notices when a process that answers runs older code than its own.
 
 In: our own sources. Out: a short text. Each process asks once, at its start.
 """
@@ -9,14 +9,23 @@ import os
 import zlib
 from functools import cache
 
+_HERE = os.path.dirname(__file__)
+
 
 @cache
-def version() -> str:
-    """A checksum over the sources of this package: what client and supervisor say to each other is all in it."""
-    here, found = os.path.dirname(__file__), 0
-    for folder in (here, f"{here}/kernel"):
-        for name in sorted(os.listdir(folder)):
+def version(folder: str = _HERE) -> str:
+    """A checksum over the sources below `folder`, by default this package: what client and supervisor say to each other is
+    all in it."""
+    found = 0
+    for place, inner, names in os.walk(folder):
+        inner.sort()
+        for name in sorted(names):
             if name.endswith(".py"):
-                with open(f"{folder}/{name}", "rb") as file:
+                with open(f"{place}/{name}", "rb") as file:
                     found = zlib.crc32(file.read(), zlib.crc32(name.encode(), found))
     return f"{found:08x}"
+
+
+def whole() -> str:
+    """The same over the whole program: what the agent is made of."""
+    return version(os.path.dirname(_HERE))

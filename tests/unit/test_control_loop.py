@@ -15,7 +15,8 @@ import pytest
 
 from orchestrator.control import health
 from orchestrator.control.attempts import Verdict
-from orchestrator.control.loop import Event, Following, Interrupted, Superseded, TimedOut, Waiting, follow
+from orchestrator.control.events import Event, Following, Interrupted, Superseded, TimedOut, Waiting
+from orchestrator.control.loop import follow
 from orchestrator.control.outcome import Again, Settled, Stalled
 from orchestrator.control.probes import HealthChange, Prober
 from orchestrator.control.reconciler import Planned, Reconciler, Stepped, Unrecorded

@@ -62,13 +62,9 @@ def plan(
 @click.option(
     "--no-wait",
     is_flag=True,
-    help="Start what can start now; what waits for health or jobs is started by the next apply.",
+    help="Commit, and leave the rest to the agent. Exit with 4 if somebody is at work on the stack.",
 )
-@click.option(
-    "--once",
-    is_flag=True,
-    help="Execute in this process. In this version apply always does: containers, logs and exit codes outlive it.",
-)
+@common.once
 @common.prune_data
 @click.option(
     "--allow-prune", is_flag=True, help="Delete even most of the running containers if they are not written."
@@ -88,8 +84,9 @@ def apply(
 ) -> ExitCode:
     """Make this host as the stack files say, and wait until it is.
 
-    Everything is checked before anything is touched. What is not in the manifest any more is deleted; volumes stay unless
-    --prune-data is given. Ctrl-C ends the waiting, not the containers.
+    Everything is checked before anything is touched. Then the manifest is kept as a new revision, and the agent (started if
+    there is none) brings the host to it and keeps it so. What is not in the manifest any more is deleted; volumes stay
+    unless --prune-data is given. Ctrl-C ends the waiting, not the agent's work.
 
     \b
     Example:
@@ -107,7 +104,12 @@ def apply(
     code = ExitCode.SETTLED
     with interrupts.noticed() as cancelled:
         options = command.Options(
-            policy=policy, timeout=timeout, wait=not no_wait, allow_prune=allow_prune, cancelled=cancelled
+            policy=policy,
+            timeout=timeout,
+            wait=not no_wait,
+            once=once,
+            allow_prune=allow_prune,
+            cancelled=cancelled,
         )
         command.guard(session.app, read.stacks, options)
         for stack in read.stacks:
@@ -132,6 +134,7 @@ def apply(
     metavar="T",
     help="Give up after T, like 90s or 5m.",
 )
+@common.once
 @click.option("-y", "--yes", is_flag=True, help="Do not ask. Only a terminal is asked.")
 @click.pass_obj
 def delete(
@@ -142,6 +145,7 @@ def delete(
     env_files: tuple[str, ...],
     prune_data: bool,
     timeout: float,
+    once: bool,
     yes: bool,
 ) -> ExitCode:
     """End stacks, dependents first. Volumes stay unless --prune-data is given.
@@ -167,7 +171,7 @@ def delete(
         return ExitCode.INTERRUPTED
     code = ExitCode.SETTLED
     with interrupts.noticed() as cancelled:
-        options = command.Options(prune_data=prune_data, timeout=timeout, cancelled=cancelled)
+        options = command.Options(prune_data=prune_data, timeout=timeout, once=once, cancelled=cancelled)
         for target in targets:
             last = progress.follow(session.terminal, command.delete(session.app, target, options))
             ended = command.ended(session.app, target, last)

@@ -108,3 +108,11 @@ def prune_data(verb: F) -> F:
         is_flag=True,
         help="Delete volumes too, with their data.",
     )(verb)
+
+
+def once(verb: F) -> F:
+    return click.option(
+        "--once",
+        is_flag=True,
+        help="Do it in this process, without the agent. What was made stays; nobody keeps it so.",
+    )(verb)

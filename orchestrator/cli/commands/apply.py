@@ -1,4 +1,4 @@
-"""`apply`: commit the wish, then reconcile in this process until it holds."""
+"""`apply`: commit the wish, then follow the agent, or reconcile in this process, until it holds."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from dataclasses import dataclass
 from orchestrator.app import App
 from orchestrator.cli.commands.ending import Ended, outcome
 from orchestrator.control import prune
-from orchestrator.control.loop import Event, Following, Waiting
+from orchestrator.control.events import Event, Following, Waiting
+from orchestrator.errors import ConflictError
 from orchestrator.model.desired import Stack
 from orchestrator.plan.changes import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`timeout` in seconds. `wait`: until healthy and completed. `cancelled`: asked between steps."""
+    """`timeout` in seconds. `wait`: until healthy and completed. `once`: in this process, without the agent. `cancelled`:
+    asked between steps."""
 
     policy: Policy
     timeout: float
     wait: bool
+    once: bool
     allow_prune: bool
     cancelled: Callable[[], bool]
 
@@ -32,15 +35,24 @@ def guard(app: App, stacks: Sequence[Stack], options: Options) -> None:
 
 
 def apply(app: App, stack: Stack, options: Options) -> Iterator[Event]:
-    """Events; the last one is an end, or a Waiting where we were told not to wait."""
+    """Events; the last one is an end, or a Waiting where we were told not to wait. ConflictError: not even for others."""
+    if not options.wait:
+        holder = app.busy(stack.name)
+        if holder:
+            raise ConflictError(holder, hint="apply without --no-wait takes its turn")
     following = Following(
         name=stack.name,
-        revision=app.commit(stack),
+        revision=app.commit(stack, prune_data=options.policy.prune_data),
         timeout=options.timeout,
         policy=options.policy,
         cancelled=options.cancelled,
     )
-    for event in app.follow(following, command=f"apply {stack.name}"):
+    if not options.wait and not options.once and app.has_agent:
+        app.ensure_agent()
+        app.nudge(stack.name)
+        yield Waiting(pending={})
+        return
+    for event in app.follow(following, command=f"apply {stack.name}", once=options.once):
         yield event
         if isinstance(event, Waiting) and not options.wait:
             return

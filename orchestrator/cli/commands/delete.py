@@ -1,4 +1,4 @@
-"""`delete`: wish nothing of a stack any more, then reconcile until nothing is left of it."""
+"""`delete`: wish nothing of a stack any more, then follow until nothing is left of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.app import App
 from orchestrator.cli.commands.ending import Ended, outcome
-from orchestrator.control.loop import Event, Following
+from orchestrator.control.events import Event, Following
 from orchestrator.errors import UsageError
 from orchestrator.plan.changes import Policy
 
@@ -16,6 +16,7 @@ from orchestrator.plan.changes import Policy
 class Options:
     prune_data: bool
     timeout: float
+    once: bool
     cancelled: Callable[[], bool]
 
 
@@ -34,12 +35,12 @@ def delete(app: App, stack: str, options: Options) -> Iterator[Event]:
     """Events; the last one is an end."""
     following = Following(
         name=stack,
-        revision=app.forget(stack),
+        revision=app.forget(stack, prune_data=options.prune_data),
         timeout=options.timeout,
         policy=Policy(prune_data=options.prune_data),
         cancelled=options.cancelled,
     )
-    yield from app.follow(following, command=f"delete {stack}")
+    yield from app.follow(following, command=f"delete {stack}", once=options.once)
 
 
 def ended(app: App, stack: str, last: Event | None) -> Ended:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from orchestrator.app import App
 from orchestrator.cli.commands.status import StackStatus, containers
 from orchestrator.cli.exits import ExitCode
-from orchestrator.control.loop import Event, Interrupted, Superseded, TimedOut, Waiting
+from orchestrator.control.events import Event, Interrupted, Superseded, TimedOut, Waiting
 from orchestrator.control.outcome import Settled, Stalled
 from orchestrator.model.ids import Kind, Ref
 
@@ -42,13 +42,15 @@ def _meaning(last: Event | None) -> tuple[ExitCode, str, Mapping[Ref, str]]:
         case Settled():
             return ExitCode.SETTLED, "settled", {}
         case Waiting():
-            return ExitCode.SETTLED, "started, and not waited for; apply again to go on", last.pending
+            return ExitCode.SETTLED, "not waited for", last.pending
         case Stalled():
             return ExitCode.FAILED, "failed", last.reasons
         case TimedOut():
             return ExitCode.FAILED, "not settled in the time given; what was made stays", last.reasons
         case Superseded():
             return ExitCode.CONFLICT, f"somebody else's revision {last.number} took over", {}
+        case Interrupted(agent=True):
+            return ExitCode.INTERRUPTED, "not followed any further; the agent goes on with this revision", {}
         case Interrupted() | None:
             return ExitCode.INTERRUPTED, "interrupted; the revision and what was made stay", {}
         case _:

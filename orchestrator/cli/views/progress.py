@@ -9,9 +9,9 @@ from orchestrator.cli.commands.ending import Ended
 from orchestrator.cli.exits import ExitCode
 from orchestrator.cli.views import plan, status, text
 from orchestrator.cli.views.terminal import Terminal
-from orchestrator.control.loop import Event, Waiting
+from orchestrator.control.events import Event, Troubled, Waiting
 from orchestrator.control.probes import HealthChange
-from orchestrator.control.reconciler import Planned, Stepped, Unrecorded
+from orchestrator.control.reconciler import Planned, Queued, Stepped, Unrecorded
 from orchestrator.execute.executor import Status, StepResult
 from orchestrator.model.ids import Kind, Ref
 from orchestrator.model.observed import Health
@@ -47,6 +47,10 @@ def follow(terminal: Terminal, events: Iterable[Event]) -> Event | None:
                     head = terminal.paint("warning", "warn", err=True)
                     terminal.complain(f"{head}: the history of this was not recorded: {event.reason}")
                 unrecorded = True
+            case Queued():
+                terminal.say(f"waits its turn: {text.printable(event.holder)}")
+            case Troubled():
+                terminal.complain(f"{terminal.paint('!', 'bad', err=True)} {text.printable(event.reason)}")
             case HealthChange():
                 _health(terminal, event)
             case Waiting():
