@@ -43,6 +43,7 @@ class Thing:
     started: float | None = None
     edited: float | None = None
     damage: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
 
     def observation(self) -> Observation:
         return Observation(
@@ -59,6 +60,7 @@ class Thing:
             started=self.started,
             edited=self.edited,
             damage=self.damage,
+            broken=self.broken,
             addresses={"default": "10.0.0.2"} if self.target.ref.kind is Kind.CONTAINER else {},
         )
 
@@ -116,7 +118,7 @@ class FakeDriver:
                 self._pids += 1
                 thing.pid, thing.started, thing.starts = self._pids, self.clock(), thing.starts + 1
             thing.phase = Phase.RUNNING
-            thing.actual = _live(thing.spec)
+            thing.actual, thing.damage, thing.broken = _live(thing.spec), (), ()
 
         self._call("start", target, effect)
 
@@ -138,7 +140,8 @@ class FakeDriver:
         def effect() -> None:
             thing = self._known(target, "update")
             self._require(target, "update", bound)
-            thing.spec, thing.edited = spec, self.clock()
+            thing.edited = self.clock() if spec != thing.spec else thing.edited
+            thing.spec = spec
             thing.needs = tuple(each.need for each in bound)
             if thing.phase is Phase.RUNNING:
                 thing.actual, thing.damage = _live(spec), ()

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.drivers import marks
 from orchestrator.drivers.trees import remove_tree
 from orchestrator.errors import HostError, StepError
 from orchestrator.model import codec
@@ -77,6 +78,7 @@ class Records:
         self._layout = layout
         self._kinds = kinds
         self._stacks = os.fspath(layout.state / "stacks")
+        self._listed: dict[str, dict[str, tuple[marks.Mark | None, Record]]] = {}  # folder of a kind -> id
         self.boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     def write(
@@ -110,16 +112,14 @@ class Records:
         old = self.read(target)
         if old is None or not old.readable:
             raise StepError(f"{target.ref}: no record of {target.id}", argument=str(self.folder(target)))
+        written = old.spec if spec is None else codec.encode(spec)
+        edited = {} if written == old.spec else {"edited": facts.boottime()}  # a mending is no edit
         new = replace(
             old,
-            spec=old.spec if spec is None else codec.encode(spec),
+            spec=written,
             needs=old.needs if bound is None else tuple(each.need for each in bound),
             ids=old.ids if bound is None else {each.need.ref: each.target.id for each in bound},
-            extra={
-                **old.extra,
-                **({"edited": facts.boottime()} if spec is not None else {}),
-                **(extra or {}),
-            },
+            extra={**old.extra, **edited, **(extra or {})},
             boot_id=self.boot_id,
         )
         self._store(new)
@@ -131,12 +131,24 @@ class Records:
         return self._load(folder, target) if os.path.isdir(folder) else None
 
     def list(self, stack: str) -> tuple[Record, ...]:
-        """All records of the stack, by kind and id."""
+        """All records of the stack, by kind and id. A file that is as it was at the last listing is not decoded again."""
         found: list[Record] = []
         for kind in sorted(self._kinds):
             base = f"{self._stacks}/{stack}/{kind}"
+            before, now = self._listed.get(base, {}), {}
             for id in _names(base):
-                found.append(self._load(f"{base}/{id}", Incarnation(stack, Ref(kind, id), id)))
+                mark = marks.of(f"{base}/{id}/{_NAME}")
+                known = before.get(id)
+                if known is not None and known[0] == mark:
+                    now[id] = known
+                    found.append(known[1])
+                    continue
+                settled = marks.settled(mark)
+                record = self._load(f"{base}/{id}", Incarnation(stack, Ref(kind, id), id))
+                if settled:
+                    now[id] = mark, record
+                found.append(record)
+            self._listed[base] = now
         return tuple(found)
 
     def stacks(self) -> frozenset[str]:

@@ -70,6 +70,7 @@ class Observation:
     last); `restarts` counts starts after the first. `pid` is the host's view; `started` in CLOCK_BOOTTIME seconds.
     `edited`: CLOCK_BOOTTIME seconds of the last create or update in this boot; exits of runs before it are forgiven.
     `damage`: what of it somebody else changed that is no field, in words (`link`, `hosts file`); any update mends it.
+    `broken`: the same, where only a new process mends it (`mounts`).
     """
 
     ref: Ref
@@ -86,6 +87,7 @@ class Observation:
     edited: float | None = None
     addresses: Mapping[str, str] = field(default_factory=dict)  # network -> address
     damage: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
 
 
 Observed = tuple[Observation, ...]

@@ -62,17 +62,18 @@ def _served(applied: Mapping[str, Any], wanted: Mapping[str, Any]) -> Mapping[st
 
 
 def drift(ref: Ref, spec: Spec, actual: Mapping[str, Any], places: Places) -> tuple[FieldChange, ...]:
-    """Live fields that somebody else changed: only those that the user wrote, never our defaults. What is LOST cannot be
+    """Live fields that somebody else changed; what the wish leaves unset should be at its default. What is LOST cannot be
     written to any more: it comes back with a new process."""
     if not actual:
         return ()
-    wanted = codec.encode(spec)
-    found = []
+    cls: type = type(spec)
+    wanted, shape, found = codec.encode(spec), _shape(cls), []
     for name, now in actual.items():
-        new: Any = wanted
-        for part in name.split("."):
+        top, *below = name.split(".")
+        new = wanted[top] if top in wanted else shape[top][1]
+        for part in below:
             new = new.get(part) if isinstance(new, Mapping) else None
-        if new is not None and new != now:
+        if new != now:
             span = place(places, ref, name)
             update = Update.RESTART if now == LOST else Update.LIVE
             found.append(FieldChange(name=name, old=now, new=new, update=update, place=span))

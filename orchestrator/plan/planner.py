@@ -98,8 +98,9 @@ class _Verdicts:
 
     def add(self, ref: Ref) -> None:
         change = self._verb(ref, self.stack.resources[ref], self.kept.get(ref))
-        mending = change.verb is Verb.RESTART and change.cause is not None  # it ran: its gate was passed
-        if change.verb in NEW_START and not mending:
+        found = self.kept.get(ref)
+        mending = change.verb is Verb.RESTART and (change.cause or (found and found.broken))
+        if change.verb in NEW_START and not mending:  # what is mended ran: its gate was passed
             change = self._gate(change)
         elif change.verb is Verb.UPDATE:
             change = self._gate_joined(change)
@@ -167,8 +168,9 @@ class _Verdicts:
         elif not running:
             return replace(base, verb=Verb.START, reason=explain.NOT_IN_EFFECT, fields=fields)
         drifted = diff.drift(base.ref, spec, found.actual, self.stack.places)
-        if any(each.update is Update.RESTART for each in drifted):
-            return replace(base, verb=Verb.RESTART, reason=explain.drifted(drifted), fields=fields or drifted)
+        if found.broken or any(each.update is Update.RESTART for each in drifted):
+            reason = explain.drifted(drifted, found.broken)
+            return replace(base, verb=Verb.RESTART, reason=reason, fields=fields or drifted)
         if fields:
             reason = explain.readiness(fields, self.ready) or explain.changed(fields)
             return replace(base, verb=Verb.UPDATE, reason=reason, fields=fields)

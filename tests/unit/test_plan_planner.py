@@ -184,14 +184,15 @@ def test_a_replacement_with_a_closed_gate_leaves_the_old_one_running(engine: Eng
     assert engine.fake.thing(container("web")).pid is not None
 
 
-def test_drift_is_mended_only_for_what_the_user_wrote(engine: Engine) -> None:
-    wish = stack(Group(name="web", memory=1 << 26), Group(name="free"))
+def test_drift_is_mended_in_what_the_user_wrote_and_in_what_is_left_unset(engine: Engine) -> None:
+    wish = stack(Group(name="web", memory=1 << 26), Group(name="free"), Group(name="same"))
     engine.settle(wish)
     engine.fake.thing(container("web")).actual["limits.memory"] = 1 << 30
     engine.fake.thing(container("free")).actual["limits.memory"] = 1 << 30
+    engine.fake.thing(container("same")).actual["limits.memory"] = None
     plan = engine.plan(wish)
-    assert verbs(plan) == {container("web"): Verb.UPDATE}
-    assert "changed behind our back" in plan.changes[0].reason
+    assert verbs(plan) == {container("web"): Verb.UPDATE, container("free"): Verb.UPDATE}
+    assert {each.reason for each in plan.changes} == {"limits.memory changed behind our back"}
     engine.run(plan)
     assert engine.plan(wish).empty
 
@@ -199,12 +200,30 @@ def test_drift_is_mended_only_for_what_the_user_wrote(engine: Engine) -> None:
 def test_damage_is_mended_live_and_nothing_restarts(engine: Engine) -> None:
     wish = stack(Group(name="web"))
     engine.settle(wish)
-    engine.fake.thing(group("web")).damage = ("link", "hosts file")
+    thing = engine.fake.thing(group("web"))
+    thing.damage, edited = ("link", "hosts file"), thing.edited
+    engine.now += 1
     plan = engine.plan(wish)
     assert ops(plan) == [("update", "group/web-1")]
     assert plan.changes[0].reason == "link, hosts file changed behind our back"
     engine.run(plan)
     assert engine.plan(wish).empty
+    assert thing.edited == edited  # a mending forgives no failures
+
+
+def test_what_is_broken_gets_a_new_process_whatever_its_needs_are(engine: Engine) -> None:
+    wish = stack(Group(name="db", probed=True), Group(name="web", needs={"db": Until.HEALTHY}))
+    engine.settle(wish)
+    engine.fake.set_health(container("db"), Health.UNHEALTHY)
+    engine.fake.thing(container("web")).broken = ("mounts",)
+    plan = engine.plan(wish)
+    assert (change(plan, container("web")).verb, change(plan, container("web")).reason) == (
+        Verb.RESTART,
+        "mounts changed behind our back",
+    )
+    assert [step.op for step in plan.steps if step.ref == container("web")] == [Op.STOP, Op.START]
+    engine.run(plan)
+    assert container("web") not in verbs(engine.plan(wish))
 
 
 def test_an_old_record_without_a_new_field_compares_as_its_default(engine: Engine) -> None:

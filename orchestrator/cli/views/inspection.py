@@ -48,6 +48,7 @@ def _observation(each: Observation) -> dict[str, Any]:
         "needs": [{"ref": str(need.ref), "until": need.until.value} for need in each.needs],
         "applied": dict(each.applied),
         "actual": dict(each.actual),
+        "damage": [*each.damage, *each.broken],
     }
 
 
