@@ -1,8 +1,8 @@
 """Files to manifests.
 
 In: paths (files, folders, `-`) and the environment as a mapping. Out: `Loaded`: one `Manifest` for each stack name, the
-texts for excerpts, and every diagnostic, sorted by place. Reads files and the env files that they name; decides nothing
-about what is meant.
+texts for excerpts, and every diagnostic, sorted by place. Reads files and what they name; decides nothing about what is
+meant.
 """
 
 from __future__ import annotations
@@ -322,6 +322,8 @@ def _contents(manifest: Manifest, reading: _Reading) -> dict[str, Content]:
     for section, name, file, text in declared:
         span = manifest.root.find(section, name, "content" if file is None else "file")
         path = None if file is None else absolute(manifest, file, section, name)
+        if path is not None:
+            reading.files.add(path)
         content, problem = read_content(path, text, asked=span)
         if content is not None:
             found[f"{section[:-1]}/{name}"] = content

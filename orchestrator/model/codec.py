@@ -80,8 +80,6 @@ def _decode(hint: Any, data: Any) -> Any:
         if tagged:
             return _decode(tagged[data["type"]], data)
         return _decode(next(arg for arg in args if arg is not type(None)), data)
-    if origin is Mapping and args[1] is not str:
-        return {key: _decode(args[1], each) for key, each in data.items()}
     if origin is tuple:
         kinds = [args[0]] * len(data) if args[-1] is Ellipsis else args
         return tuple(_decode(kind, each) for kind, each in zip(kinds, data, strict=True))

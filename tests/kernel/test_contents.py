@@ -30,11 +30,8 @@ from tests.kernel.embedded_lab import Lab, bound, until
 pytestmark = pytest.mark.root
 SECRET, SITE = "contents.secret/s", "contents.config/site"
 # Says `hup` for each signal; a shell that waits for a child would hear it late.
-LISTENER = (
-    "python3",
-    "-uc",
-    "import signal\nsignal.signal(1, lambda *_: print('hup'))\nwhile 1: signal.pause()",
-)
+SCRIPT = "import signal\nsignal.signal(1, lambda *_: print('hup'))\nprint('ready')\nwhile 1: signal.pause()"
+LISTENER = ("python3", "-uc", SCRIPT)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +123,7 @@ def test_files_have_their_owner_and_mode_and_nobody_inside_changes_them(lab: Lab
 def test_live_change_is_written_on_the_same_inode_and_then_signalled(lab: Lab, tmp_path: Path) -> None:
     first = both(lab, tmp_path)
     target = started(lab, first)
+    until(lambda: "ready" in lab.logs(target))
     pid = lab.observe(target).pid
     inode = inside(lab, target, "stat", "-c", "%i", "/etc/site.conf")
     for number, data in enumerate((b"a longer second text\n", b"3\n", b""), start=1):

@@ -141,10 +141,11 @@ def test_everything_that_a_manifest_depends_on_is_told_there_or_not(folder: Path
     (folder / "stacks").mkdir()
     (folder / "stacks" / "a.yaml").write_text(
         A.replace("command: [x]", 'command: [x], env: {A: "${A}"}, env_file: [b.env]')
+        + "secrets: {s: {file: ../s}}\nconfigs: {c: {file: c.conf}}\n"
     )
     (folder / "stacks" / ".b.yaml.swp").write_text("")
     loaded = load(["stacks", "none.yaml"], {})
     assert loaded.failed
-    names = ("none.yaml", "stacks", "stacks/.env", "stacks/a.yaml", "stacks/b.env")
+    names = ("none.yaml", "s", "stacks", "stacks/.env", "stacks/a.yaml", "stacks/b.env", "stacks/c.conf")
     assert loaded.files == {str(folder / each) for each in names}
     assert str(folder / "stacks" / ".env") not in load(["stacks"], {"A": "1"}).files
