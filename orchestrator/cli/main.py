@@ -30,6 +30,7 @@ _VERBS = {
     "ps": "looking",
     "logs": "inside",
     "exec": "inside",
+    "cp": "inside",
     "kill": "inside",
     "inspect": "looking",
     "agent": "agents",

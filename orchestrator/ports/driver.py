@@ -172,6 +172,11 @@ class Runtime(Driver, Protocol):
         for: the restart policy applies."""
         ...
 
+    def root(self, target: Incarnation) -> int:
+        """A descriptor (O_PATH) of the running container's root, as its processes see it. What lies below is hostile: it
+        is opened beneath this descriptor or not at all."""
+        ...
+
     def read_limits(self, target: Incarnation) -> Limits:
         """What the kernel enforces now, read back from its files."""
         ...

@@ -20,14 +20,13 @@ from orchestrator.supervisor.kernel import CallError, mounts, naming
 from orchestrator.supervisor.loop import Loop
 from orchestrator.supervisor.mounting import Context
 
-_DEVPTS = 0x1CD1  # fstatfs(2)
 _TIOCGPTPEER, _TIOCSPTLCK = 0x5441, 0x40045431  # ioctl_tty(2); the same on x86_64 and aarch64
 
 
 def open_terminal(context: Context, each: ops.OpenTerminal) -> None:
     pts = mounts.open_beneath(context.root, "/dev/pts", os.O_PATH | os.O_DIRECTORY, symlinks=False)
     if (
-        mounts.filesystem(pts) != _DEVPTS
+        mounts.filesystem(pts) != mounts.DEVPTS
     ):  # then `ptmx` in it is the kernel's: nobody can put another one there
         raise CallError(errno.ENODEV, "open", "/dev/pts", text="/dev/pts inside is not a devpts file system")
     with naming("open", "/dev/pts/ptmx"):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import os
 import pty
 import re
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -15,9 +17,18 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 
 import pytest
 
+from orchestrator.app import App
+from orchestrator.cli import running
+from orchestrator.errors import StepError
+from orchestrator.supervisor.kernel.mounts import open_beneath
+from orchestrator.transfer import copying
+from orchestrator.transfer.copying import Side
+from orchestrator.transfer.writing import Owners
 from tests.e2e.conftest import REPOSITORY, Stage, staged
 
 pytestmark = pytest.mark.root
@@ -33,7 +44,7 @@ containers:
     rootfs: base
     networks: [default]
     restart: on-failure
-    command: [/bin/sh, -c, "trap 'echo hup' HUP; echo up; while :; do sleep 0.1; done"]
+    command: [/bin/sh, -c, "trap 'echo hup' HUP; trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done"]
   job:
     rootfs: base
     networks: [default]
@@ -114,8 +125,8 @@ def test_terminal_inside_is_the_containers_own(place: Stage) -> None:
     seat.see(r"ready> ")
     seat.type("stty size\n")
     seat.see(r"40 120\r\n")
-    seat.type("sleep 1000; echo slept=$?\n")
-    seat.see(r"sleep 1000; echo slept=\$\?\r\n")
+    seat.type("sh -c 'echo be''gun; exec sleep 1000'\n")
+    seat.see(r"begun\r\n")
     seat.type("\x03")
     seat.see(r"ready> $")
     seat.type(
@@ -165,6 +176,128 @@ def test_exec_without_a_terminal_says_so(place: Stage) -> None:
     assert place.run("exec", "-i", "app", "cat", stdin="through\n").out == "through\n"
     assert "missing argument 'COMMAND...'" in place.run("exec", "app", "--", code=2).err
     assert "'=x' is not KEY=VALUE" in place.run("exec", "-e", "=x", "app", "true", code=2).err
+
+
+def test_cp_there_and_back(place: Stage) -> None:
+    source = place.folder / "tree"
+    (source / "deep").mkdir(parents=True)
+    (source / "deep/file").write_text("text")
+    (source / "link").symlink_to("deep/file")
+    assert "copied 4 entries, 4B" in place.run("cp", "tree", "app:/srv").err
+    said = place.run("exec", "app", "sh", "-c", "cat /srv/tree/link; stat -c ' %U' /srv/tree/deep/file").out
+    assert said == "text root\n"
+    place.run("exec", "app", "chown", "nobody", "/srv/tree/deep/file")
+    place.run("cp", "-a", "procs:app:srv/tree/.", "back")
+    assert (place.folder / "back/link").read_text() == "text"
+    assert (place.folder / "back/deep/file").stat().st_uid == 65534
+    with open(place.folder / "out.tar", "wb") as file:
+        command = [
+            sys.executable,
+            "-m",
+            "orchestrator",
+            "--root",
+            str(place.root),
+            "cp",
+            "app:/srv/tree",
+            "-",
+        ]
+        subprocess.run(command, stdout=file, check=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    assert place.inside("tar", "-tf", "out.tar").out.split() == [
+        "tree/",
+        "tree/deep/",
+        "tree/deep/file",
+        "tree/link",
+    ]
+    place.run("cp", "-", "app:/tmp", stdin=(place.folder / "out.tar").read_text())
+    assert place.run("exec", "app", "cat", "/tmp/tree/deep/file").out == "text"
+    assert "skipped null: a device" in place.run("cp", "app:/dev", "devices").err
+    for wrong, message in {
+        ("app:/x", "app:/y"): "one of SRC and DST",
+        ("tree", "back"): "one of SRC and DST",
+        ("job:/etc", "x"): "container/job-1/job is not running (exit 0)",
+        ("app:", "x"): "is not REF:PATH",
+    }.items():
+        assert message in place.run("cp", *wrong, code=2).err
+    assert "app:/none: no such file or directory" in place.run("cp", "app:/none", "x", code=1).err
+    assert "cannot be replaced" in place.run("cp", "procs.yaml", "app:/etc/hosts", code=1).err
+    assert (
+        "app:/proc/sys/kernel: a view of the kernel's"
+        in place.run("cp", "procs.yaml", "app:/proc/sys/kernel/core_pattern", code=1).err
+    )
+
+
+SWAP = """
+import ctypes, os, sys
+outside = sys.argv[1]
+os.makedirs(outside + "/spot", exist_ok=True)
+for folder in (outside, outside + "/spot"):
+    open(folder + "/file", "w").write("inside")
+os.makedirs("/srv/swap/spot/deep", exist_ok=True)
+open("/srv/swap/spot/file", "w").write("inside")
+os.symlink(outside, "/srv/swap/link")
+os.symlink("../../../../../../.." + outside, "/srv/swap/spot/up")
+call = ctypes.CDLL(None).syscall
+print("swapping", flush=True)
+while True:
+    call(316 if os.uname().machine == "x86_64" else 276, -100, b"/srv/swap/spot", -100, b"/srv/swap/link", 2)
+"""
+
+
+def test_cp_of_a_swapping_container_stays_inside(place: Stage) -> None:
+    """security.md S15: a folder and a symlink to a host path change places all the time, while we copy both ways."""
+    outside = place.root.parent / "outside"
+    (outside / "deep").mkdir(parents=True)
+    (outside / "file").write_text("secret")
+    tree = place.folder / "spotted"
+    (tree / "spot/deep").mkdir(parents=True)
+    (tree / "spot/file").write_text("planted")
+    app = App.open(str(place.root))
+    swapper = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "orchestrator", "--root", str(place.root)),
+            *("exec", "app", "/usr/bin/python3", "-c", SWAP, str(outside)),
+        ],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    try:
+        assert swapper.stdout is not None and swapper.stdout.readline() == b"swapping\n"
+        root = app.runtime.root(running.find(app, "app"))
+        opener, done, reached = partial(open_beneath, root), 0, set()
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            shutil.rmtree(place.folder / "got", ignore_errors=True)
+            for source, target in (
+                ("/srv/swap/spot/file", "got"),
+                ("/srv/swap/spot/up/file", "got"),
+                ("/srv/swap", "got"),
+                ("/srv/swap/link/.", "got"),
+            ):
+                there = Side(opener=opener, path=source)
+                here = Side(opener=copying.host, path=str(place.folder / target))
+                with suppress(StepError):
+                    list(copying.copy(there, here, owners=Owners(plain=True), follow=True))
+                    done += 1
+            with suppress(StepError):
+                stream = io.BytesIO()
+                list(copying.pack(Side(opener=opener, path="/srv/swap"), stream, follow=False))
+                reached.add(b"secret" in stream.getvalue())
+            for path in (place.folder / "got").rglob("*") if (place.folder / "got").is_dir() else ():
+                if path.is_file() and not path.is_symlink():
+                    reached.add("secret" in path.read_text())
+            for source, target in ((f"{tree}/.", "/srv/swap"), (f"{tree}/spot/file", "/srv/swap/spot/file")):
+                here = Side(opener=copying.host, path=source)
+                with suppress(StepError):
+                    list(copying.copy(here, Side(opener=opener, path=target), owners=Owners(), follow=False))
+                    done += 1
+        os.close(root)
+        assert swapper.poll() is None
+    finally:
+        swapper.kill()
+        swapper.communicate()
+    assert done > 20 and reached == {False}
+    assert (outside / "file").read_text() == "secret"
+    assert sorted(os.listdir(outside)) == ["deep", "file"] and not os.listdir(outside / "deep")
 
 
 def test_kill_sends_signals_and_the_restart_policy_applies(place: Stage) -> None:

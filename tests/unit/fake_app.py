@@ -25,11 +25,12 @@ def hasty_clock() -> float:
 
 class FakeRuntime(FakeDriver):
     """The fake, with commands inside its containers: `ready` (a probe), `exit N`, `cat` and `say WORDS`.
-    `signals`: what was sent."""
+    `signals`: what was sent; `folder`: the root of each."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__(clock)
         self.signals: list[tuple[Ref, int]] = []
+        self.folder = "/nowhere"
 
     def exec(
         self, target: Incarnation, request: ExecRequest, stdio: tuple[int, int, int], timeout: float | None
@@ -49,6 +50,9 @@ class FakeRuntime(FakeDriver):
 
     def attach(self, target: Incarnation, request: ExecRequest, *, rows: int, columns: int) -> Attached:
         raise StepError(f"{target.ref}: a fake has no terminal")
+
+    def root(self, target: Incarnation) -> int:
+        return os.open(self.folder, os.O_PATH | os.O_DIRECTORY)
 
     def signal(self, target: Incarnation, number: int) -> bool:
         thing = self.thing(target.ref)

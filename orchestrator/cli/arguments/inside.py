@@ -1,4 +1,4 @@
-"""Verbs about what happens inside containers: logs, exec, kill."""
+"""Verbs about what happens inside containers: logs, exec, cp, kill."""
 
 from __future__ import annotations
 
@@ -110,6 +110,39 @@ def exec_(
         stderr=sys.stderr.buffer,
     )
     return verb.run(session.app, ref, request, streams)
+
+
+@click.command()
+@click.option(
+    "-a", "--archive", is_flag=True, help="Keep owners; otherwise what comes belongs to root, or to you."
+)
+@click.option("-L", "--follow-link", is_flag=True, help="If SRC is a symlink, copy what it leads to.")
+@click.argument("src")
+@click.argument("dst")
+@click.pass_obj
+def cp(session: Session, *, src: str, dst: str, archive: bool, follow_link: bool) -> ExitCode:
+    """Copy files and folders into or out of a running container. One of SRC and DST is REF:PATH, the other one a path of
+    this host, or - for a tar stream.
+
+    As with docker cp: a folder goes into a DST that is there and becomes a DST that is not; SRC/. means only what is in
+    it. Devices, FIFOs and sockets are passed over; setuid bits do not leave a container.
+
+    \b
+    Example:
+      orchestrator cp nginx.conf web-1:/etc/nginx/
+      orchestrator cp web-1:/var/log/nginx ./logs
+      orchestrator cp db:/var/lib/data - | zstd > data.tar.zst
+    """
+    from orchestrator.cli.commands import cp as command
+    from orchestrator.cli.views import transfer
+
+    if dst == "-" and sys.stdout.isatty():
+        raise UsageError(
+            "a tar stream is nothing for a terminal", hint="send standard output to a file or a pipe"
+        )
+    request = command.Request(source=src, target=dst, archive=archive, follow=follow_link)
+    transfer.show(session.terminal, command.cp(session.app, request, sys.stdin.buffer, sys.stdout.buffer))
+    return ExitCode.SETTLED
 
 
 @click.command()

@@ -36,6 +36,14 @@ def size(count: int) -> str:
     return str(count)
 
 
+def rough_size(count: float) -> str:
+    """1536 -> 1.5KiB, for people who look; three digits at most before the unit."""
+    for unit, name in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if count >= unit:
+            return f"{count / unit:.3g}{name}" if count < 1000 * unit else f"{count / unit:.0f}{name}"
+    return f"{count:.0f}B"
+
+
 def duration(seconds: float) -> str:
     """Seconds to at most two units: 0.5 -> 500ms, 90 -> 1m30s, 7200 -> 2h."""
     if seconds < 1:

@@ -6,10 +6,11 @@ folder, so it is kept by a restart and goes with the incarnation. Must not decid
 
 from __future__ import annotations
 
-# ruff: noqa: PTH101, PTH102, PTH112
+# ruff: noqa: PTH101, PTH102, PTH112, PTH116
 import contextlib
 import errno
 import os
+import select
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -30,7 +31,10 @@ from orchestrator.model.observed import Observation, Phase
 from orchestrator.model.signals import signal_number
 from orchestrator.ports.driver import Attached, ExecRequest, Root, Roots, Volumes
 from orchestrator.ports.layout import Layout
+from orchestrator.supervisor import adoption, facts
 from orchestrator.supervisor.client import LaunchError, LogTarget, ProcessState, Supervisor, Visit
+from orchestrator.supervisor.container import Container
+from orchestrator.supervisor.kernel.mounts import OVERLAY, filesystem
 from orchestrator.supervisor.program import Program
 from orchestrator.supervisor.records import read_exits
 from orchestrator.supervisor.seccomp import default_filter
@@ -164,6 +168,28 @@ class Containers:
         with _commanding(record.target):
             visit = self._supervisor.attach(record.target.id, self._entered(record, request, size))
         return _Visit(visit, record.target)
+
+    def root(self, target: Incarnation) -> int:
+        """By its main process, surely ours before and after the root was opened."""
+        folder = os.fspath(self._layout.container_run(target.id))
+        container = Container.load(folder, facts.boot_id())
+        pidfd = adoption.pidfd(container) if container else -1
+        if container is None or pidfd < 0:
+            raise StepError(f"{target.ref} is not running", hint=f"see `orchestrator logs {target.ref}`")
+        try:
+            root = os.open(f"/proc/{container.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            # On its way there, before pivot_root(2), a process still has the host's root.
+            if os.fstat(root).st_dev == os.stat("/").st_dev or filesystem(root) != OVERLAY:
+                os.close(root)
+                raise StepError(f"{target.ref} is only just starting", hint="try again")
+            if select.select([pidfd], [], [], 0)[0]:
+                os.close(root)
+                raise StepError(f"{target.ref} has just ended")
+            return root
+        except OSError as error:
+            raise StepError.of(str(target.ref), error) from error
+        finally:
+            os.close(pidfd)
 
     def observation(
         self, record: Record, state: ProcessState | None, addresses: Mapping[str, str]

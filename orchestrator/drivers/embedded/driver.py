@@ -112,6 +112,9 @@ class EmbeddedDriver:
     def signal(self, target: Incarnation, number: int) -> bool:
         return self._supervisor.signal(target.id, number, stopping=False)
 
+    def root(self, target: Incarnation) -> int:
+        return self._containers.root(target)
+
     def read_limits(self, target: Incarnation) -> Limits:
         record = self._record(target)
         names = self._names(record)

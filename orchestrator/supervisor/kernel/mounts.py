@@ -15,7 +15,7 @@ from orchestrator.supervisor.kernel import CallError, call
 
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 MNT_DETACH = 2
-PROC = 0x9FA0  # PROC_SUPER_MAGIC
+PROC, DEVPTS, OVERLAY = 0x9FA0, 0x1CD1, 0x794C7630  # statfs(2)
 AT_FDCWD = -100
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 0x02, 0x04, 0x10
 ATTRIBUTES = {"ro": 0x1, "nosuid": 0x2, "nodev": 0x4, "noexec": 0x8, "noatime": 0x10, "relatime": 0x0}
