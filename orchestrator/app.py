@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 LOOKED_AT = frozenset({Kind.GROUP, Kind.CONTAINER})
 PROBE_OUTPUT = 1024
+TIMED_OUT = 124  # `Runtime.exec`
 
 
 def boot_clock() -> float:
@@ -359,26 +360,30 @@ class App:
 
 def probing(runtime: Runtime) -> RunCommand:
     """Runs command probes in their containers: exit code 0 is healthy; what it prints is the explanation."""
-    from orchestrator.control.attempts import Verdict
+    from orchestrator.control.attempts import OURS, Verdict
 
-    def run(target: Target, probe: CommandProbe) -> Verdict:
-        from orchestrator.errors import OrchestratorError
+    def run(target: Target, probe: CommandProbe) -> Verdict | None:
+        from orchestrator.errors import OrchestratorError, StepError
         from orchestrator.ports.driver import ExecRequest
 
         request = ExecRequest(command=probe.command, env=target.env)
-        null, (reading, writing) = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), os.pipe()
-        output = bytearray()
-        reader = threading.Thread(target=_keep_first, args=(reading, output), daemon=True)
-        reader.start()
-        try:
-            code = runtime.exec(target.incarnation, request, (null, writing, writing), target.probe.timeout)
-        except OrchestratorError as error:
-            return Verdict(False, error.message)
-        finally:
-            os.close(null)
-            os.close(writing)
+        output, limit, began = bytearray(), target.probe.timeout, time.monotonic()
+        with open(os.devnull, "rb", buffering=0) as null:
+            reading, writing = os.pipe()
+            reader = threading.Thread(target=_keep_first, args=(reading, output), daemon=True)
+            reader.start()
+            try:
+                code = runtime.exec(target.incarnation, request, (null.fileno(), writing, writing), limit)
+            except StepError as error:
+                return None if error.errno in OURS else Verdict(False, error.message)
+            except OrchestratorError:
+                return None  # no supervisor, or the container has ended: nothing is known of its health
+            finally:
+                os.close(writing)
         reader.join(0.2)  # what the command left behind may hold the pipe for longer
         said = bytes(output).decode(errors="replace").strip()
+        if code == TIMED_OUT and time.monotonic() - began >= limit:
+            said = f"no end in {limit:g} s{f': {said}' if said else ''}"
         return Verdict(code == 0, said or f"exit {code}")
 
     return run

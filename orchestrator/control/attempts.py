@@ -1,7 +1,7 @@
 """One http or tcp probe over a raw non-blocking socket, advanced by whoever owns the event loop.
 
-In: a probe and an address. Out: a verdict with a line of text. HTTP/1.1 (RFC 9112) as far as a probe needs it:
-status line, the first 64 KiB of headers and body; no redirects are followed.
+In: a probe, an address and the network namespace to connect from. Out: a verdict with a line of text. HTTP/1.1 (RFC
+9112) as far as a probe needs it: status line, the first 64 KiB of headers and body; no redirects are followed.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import socket
 from dataclasses import dataclass
 
 from orchestrator.model.desired import HttpProbe, TcpProbe
+from orchestrator.supervisor.kernel.namespaces import entered
 
 LIMIT = 64 * 1024
-IN_PROGRESS = (errno.EINPROGRESS, errno.EWOULDBLOCK)
+IN_PROGRESS = (0, errno.EINPROGRESS)
+OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,36 +27,40 @@ class Verdict:
 
 
 class Attempt:
-    """`events` says what to wait for on `socket`; `advance` is called when that happened, until it gives a Verdict."""
+    """`events` says what to wait for on `socket`; `advance` is called at once and whenever that happened, until it gives a
+    Verdict. OSError where nothing could be asked, which says nothing of the container."""
 
-    def __init__(self, probe: HttpProbe | TcpProbe, address: str) -> None:
+    def __init__(self, probe: HttpProbe | TcpProbe, address: str, netns: str | None = None) -> None:
         self.probe = probe
-        self.socket = socket.socket(
-            socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        )
+        with entered(netns):  # a socket stays in the namespace that it was made in
+            self.socket = socket.socket(
+                socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+            )
         self.events = selectors.EVENT_WRITE
-        self._connected = False
         self._request = _request(probe, address) if isinstance(probe, HttpProbe) else b""
         self._answer = bytearray()
-        code = self.socket.connect_ex((address, probe.port))
-        self.early = None if code in (0, *IN_PROGRESS) else Verdict(False, os.strerror(code).lower())
+        self._refused = self.socket.connect_ex((address, probe.port))
+        if self._refused in OURS:
+            self.socket.close()
+            raise OSError(self._refused, os.strerror(self._refused))
 
     def advance(self) -> Verdict | None:
         try:
-            if not self._connected:
-                code = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if code:
-                    return Verdict(False, os.strerror(code).lower())
-                self._connected = True
-                if isinstance(self.probe, TcpProbe):
-                    return Verdict(True, "connected")
             if self.events == selectors.EVENT_READ:
                 return self._receive()
+            code = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if self._refused not in IN_PROGRESS or code:
+                return Verdict(False, os.strerror(code or self._refused).lower())
+            if isinstance(self.probe, TcpProbe):
+                self.socket.getpeername()
+                return Verdict(True, "connected")
             self._send()
             return None
         except BlockingIOError:
             return None
         except OSError as error:
+            if error.errno == errno.ENOTCONN:
+                return None  # still on its way
             return Verdict(False, (error.strerror or str(error)).lower())
 
     def _send(self) -> None:
@@ -97,7 +103,7 @@ def judge(probe: HttpProbe, answer: bytes, *, ended: bool) -> Verdict | None:
         )
     low, high = probe.status
     if not low <= int(parts[1]) <= high:
-        return Verdict(False, f"{first[:80]}, wanted {low}-{high}")
+        return Verdict(False, f"{first[:80]}, wanted {low if low == high else f'{low}-{high}'}")
     if probe.body is None:
         return Verdict(True, first[:80])
     text = _dechunked(body) if b"transfer-encoding: chunked" in head.lower() else body

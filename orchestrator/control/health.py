@@ -7,6 +7,7 @@ renewed for three intervals and a timeout is `unknown`. A file about an earlier 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +23,13 @@ SAME_START = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """`at` and `started` (of the probed process): CLOCK_BOOTTIME seconds. `output`: of the last probe, at most 1 KiB."""
+    """`at`, `started` (of the probed process) and `since` (when the health became so): CLOCK_BOOTTIME seconds. `output`: of
+    the last probe, at most 1 KiB."""
 
     health: Health
     at: float
     started: float
+    since: float
     failures: int = 0
     output: str = ""
 
@@ -41,15 +44,20 @@ def publish(file: Path, found: Published) -> None:
         "health": found.health.value,
         "at": found.at,
         "started": found.started,
+        "since": found.since,
         "failures": found.failures,
         "output": found.output[:OUTPUT_LIMIT],
     }
-    beside = file.with_name(f".{file.name}.new")
+    path = os.fspath(file)
     try:
-        beside.write_text(json.dumps(data))
-        beside.replace(file)
+        fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     except FileNotFoundError:
         return
+    try:
+        os.write(fd, json.dumps(data).encode())
+    finally:
+        os.close(fd)
+    os.replace(f"{path}.new", path)  # noqa: PTH105
 
 
 def read(file: Path) -> Published | None:
@@ -60,6 +68,7 @@ def read(file: Path) -> Published | None:
             health=Health(data["health"]),
             at=float(data["at"]),
             started=float(data["started"]),
+            since=float(data["since"]),
             failures=int(data["failures"]),
             output=str(data["output"]),
         )
@@ -67,14 +76,16 @@ def read(file: Path) -> Published | None:
         return None
 
 
-def read_health(file: Path, *, now: float, wanted: desired.Health, started: float | None) -> Health:
-    """The health of the process that started at `started`: `starting` while it is young, `unknown` when stale."""
+def judge(
+    found: Published | None, *, now: float, wanted: desired.Health, started: float | None
+) -> Published | Health:
+    """What is known of the process that started at `started`: what was published of it; otherwise `starting` while it is
+    young, and `unknown`, as when that is stale."""
     patience = 3 * wanted.interval + wanted.timeout
-    found = read(file)
     if found is None or (started is not None and abs(found.started - started) > SAME_START):
         young = started is not None and now - started <= wanted.start_period + patience
         return Health.STARTING if young else Health.UNKNOWN
-    return found.health if 0 <= now - found.at <= patience else Health.UNKNOWN
+    return found if 0 <= now - found.at <= patience else Health.UNKNOWN
 
 
 def wanted(observation: Observation) -> desired.Health | None:
@@ -94,5 +105,7 @@ def _merged(each: Observation, layout: Layout, now: float) -> Observation:
     probe = wanted(each)
     if probe is None or each.health is not Health.NONE:
         return each
-    found = read_health(path(layout, each.id), now=now, wanted=probe, started=each.started)
-    return replace(each, health=found)
+    found = judge(read(path(layout, each.id)), now=now, wanted=probe, started=each.started)
+    if isinstance(found, Health):
+        return replace(each, health=found)
+    return replace(each, health=found.health, said=found.output, since=found.since)

@@ -10,7 +10,7 @@ import errno
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.errors import StepError
@@ -36,6 +36,8 @@ class Thing:
     needs: tuple[Need, ...] = ()
     phase: Phase = Phase.INCOMPLETE
     health: Health = Health.NONE
+    said: str = ""
+    since: float | None = None
     actual: dict[str, Any] = field(default_factory=dict)
     exits: tuple[Exit, ...] = ()
     starts: int = 0
@@ -52,6 +54,8 @@ class Thing:
             phase=self.phase,
             applied=codec.encode(self.spec) if self.spec else {},
             health=self.health,
+            said=self.said,
+            since=self.since,
             actual=dict(self.actual),
             needs=self.needs,
             exits=self.exits,
@@ -122,14 +126,15 @@ class FakeDriver:
 
         self._call("start", target, effect)
 
-    def stop(self, target: Incarnation) -> None:
+    def stop(self, target: Incarnation, *, fault: str | None = None) -> None:
         def effect() -> None:
             thing = self.things.get(target)
             if thing is None or thing.phase is not Phase.RUNNING:
                 return
             if target.ref.kind is Kind.CONTAINER:
+                began = thing.started or 0
                 self._end(
-                    thing, Exit(started=thing.started or 0, ended=self.clock(), signal=15, stopped=True)
+                    thing, Exit(started=began, ended=self.clock(), signal=15, stopped=True, fault=fault)
                 )
             else:
                 thing.phase = Phase.CREATED
@@ -177,16 +182,18 @@ class FakeDriver:
         thing = self.thing(ref)
         self._end(thing, Exit(started=thing.started or 0, ended=self.clock(), code=code, oom=oom))
 
-    def set_health(self, ref: Ref, health: Health) -> None:
-        self.thing(ref).health = health
+    def set_health(self, ref: Ref, health: Health, said: str = "") -> None:
+        thing = self.thing(ref)
+        thing.health, thing.said, thing.since = health, said, self.clock()
 
     def reboot(self) -> None:
-        """Nothing is in effect any more; a finished job's last exit is remembered."""
+        """Nothing is in effect any more; ends are remembered without their times, those that nobody saw as unknown."""
         for each in self.things.values():
-            each.pid = each.started = each.edited = None
+            if each.pid is not None:
+                self._end(each, Exit(started=0, ended=0))
+            each.exits = tuple(replace(end, started=0.0, ended=0.0) for end in each.exits)
+            each.edited = None
             each.starts = 0
-            done = isinstance(each.spec, ContainerSpec) and each.spec.job and each.exits[-1:]
-            each.exits = done if done and done[0].success else ()
             if each.phase is not Phase.INCOMPLETE:
                 each.phase = Phase.EXITED if each.exits else Phase.CREATED
 
@@ -237,7 +244,7 @@ class FakeDriver:
 
     def _end(self, thing: Thing, end: Exit) -> None:
         thing.phase, thing.pid, thing.started = Phase.EXITED, None, None
-        thing.health = Health.NONE
+        thing.health, thing.said, thing.since = Health.NONE, "", None
         thing.exits = (*thing.exits, end)[-KEPT:]
 
     def _let_time_pass(self) -> None:

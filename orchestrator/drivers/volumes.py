@@ -45,7 +45,7 @@ class VolumeDriver:
     def start(self, target: Incarnation) -> None:
         self._make(target)
 
-    def stop(self, target: Incarnation) -> None:
+    def stop(self, target: Incarnation, *, fault: str | None = None) -> None:
         """Nothing runs in a volume."""
 
     def update(self, target: Incarnation, spec: Spec, fields: Sequence[str], bound: Sequence[Bound]) -> None:

@@ -155,7 +155,7 @@ class _Run:
             case Op.START:
                 driver.start(target)
             case Op.STOP:
-                driver.stop(target)
+                driver.stop(target, fault=step.fault)
             case Op.UPDATE:
                 assert step.spec is not None
                 driver.update(target, step.spec, step.fields, self._bound(step))

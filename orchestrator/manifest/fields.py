@@ -205,6 +205,11 @@ Restart = Annotated[
     reading(scalars.restart),
     _json("string", "^(always|on-failure|never)$"),
 ]
+OnUnhealthy = Annotated[str, reading(scalars.choice, "restart", "none"), _json("string", "^(restart|none)$")]
+OnRestart = Annotated[
+    str, reading(scalars.choice, "restart", "ignore"), _json("string", "^(restart|ignore)$")
+]
+ProbeFrom = Annotated[str, reading(scalars.choice, "inside", "host"), _json("string", "^(inside|host)$")]
 UntilWord = Annotated[
     str,
     reading(scalars.choice, "started", "healthy", "completed"),

@@ -42,10 +42,6 @@ _LATER: Mapping[str, Mapping[str, str]] = {
         "update": "changed instances are replaced at once until then",
         "profiles": "put the optional parts in a file of their own",
     },
-    "health": {
-        "from": "network probes connect from the host",
-        "on_unhealthy": "an unhealthy container is shown by `orchestrator ps`",
-    },
     "stop": {"drain": "handle the stop signal in the program"},
     "job": {"schedule": "use a timer of the host that runs `orchestrator apply`"},
 }
@@ -153,7 +149,7 @@ _COMPOSE: Mapping[str, Mapping[str, str]] = {
     "depends_on": {
         "condition": "write until: started, healthy or completed",
         "required": "remove it",
-        "restart": "remove it",
+        "restart": "write on_restart: restart",
     },
     "publish": {"published": "write port:", "host_ip": "write address:", "mode": "remove it"},
     "logs": {"driver": "write max_size: and files:", "options": "write max_size: and files:"},

@@ -37,12 +37,12 @@ class Part(BaseModel):
     forms: ClassVar[tuple[Mapping[str, Any], ...]] = ()
     elsewhere: ClassVar[Mapping[str, str]] = {}
     hidden: ClassVar[frozenset[str]] = frozenset()
-    known: ClassVar[frozenset[str]] = frozenset()
+    known: ClassVar[frozenset[str]] = frozenset()  # as users write them
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        cls.known = frozenset(cls.model_fields) - cls.hidden
+        cls.known = frozenset(each.alias or name for name, each in cls.model_fields.items()) - cls.hidden
 
     @classmethod
     def short(cls, data: Any) -> Any:
@@ -77,11 +77,8 @@ class Part(BaseModel):
                 )
                 report.append(cls._about(data, key, words))
             elif not key.startswith("x-"):
-                report.append(
-                    cls._about(
-                        data, key, foreign.explain(cls.kind, key, tuple(cls.model_fields), cls.elsewhere)
-                    )
-                )
+                names = tuple(each.alias or name for name, each in cls.model_fields.items())
+                report.append(cls._about(data, key, foreign.explain(cls.kind, key, names, cls.elsewhere)))
         return kept
 
     @staticmethod

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from orchestrator.manifest import fields as f
 from orchestrator.manifest.addresses import ports
@@ -19,6 +19,7 @@ from orchestrator.manifest.part import Part, exactly_one
 from orchestrator.manifest.scalars import Unreadable, describe
 
 _STRING = {"type": "string"}
+RESTART = "restart"
 Forms = tuple[Mapping[str, Any], ...]
 
 
@@ -377,10 +378,25 @@ class Health(Part):
     start_period: f.Duration = Field(
         0.0, description="Time after the start in which failed checks do not count."
     )
+    on_unhealthy: f.OnUnhealthy = Field(
+        "none",
+        description="What is done when it becomes unhealthy: restart it, by the same delays as after an exit, or none.",
+    )
+    from_: f.ProbeFrom = Field(
+        "host",
+        alias="from",
+        description="Where http and tcp connect from: the host, to the group's address, or inside, to 127.0.0.1.",
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Health:
         exactly_one(self, "command", "http", "tcp")
+        if self.command is not None and "from_" in self.model_fields_set:
+            raise refuse(
+                Code.COMBINATION,
+                "takes from only with http or tcp",
+                "a command always runs inside: remove from",
+            )
         return self
 
 
@@ -432,16 +448,6 @@ class Ulimit(Part):
         return self
 
 
-def _on_restart(value: Any) -> str:
-    if value == "ignore":
-        return "ignore"
-    if value == "restart":
-        raise refuse(
-            Code.NOT_YET, '"on_restart: restart" is not supported yet', "leave it out: ignore is the default"
-        )
-    raise refuse(Code.VALUE, f"expects ignore, found {describe(value)}")
-
-
 class Dependency(Part):
     """What must hold before a start."""
 
@@ -450,8 +456,9 @@ class Dependency(Part):
     until: f.UntilWord = Field(
         "started", description="started, healthy, or completed (a job with exit code 0)."
     )
-    on_restart: Annotated[str, BeforeValidator(_on_restart), WithJsonSchema({"const": "ignore"})] = Field(
-        "ignore", description="What a restart of the dependency does to this: nothing."
+    on_restart: f.OnRestart = Field(
+        "ignore",
+        description="What a new process of the dependency does to this: restart (once the condition holds) or ignore.",
     )
 
     @classmethod

@@ -15,6 +15,7 @@ from orchestrator.manifest.codes import Code
 from orchestrator.manifest.fields import refuse
 from orchestrator.manifest.part import Part
 from orchestrator.manifest.pieces import (
+    RESTART,
     Config,
     Dependencies,
     Health,
@@ -128,6 +129,12 @@ class ContainerKeys(Part):
                 Code.JOB,
                 "is a job, which is not restarted always",
                 "write on-failure or never, or remove restart",
+            )
+        if self.restart == "never" and self.health is not None and self.health.on_unhealthy == RESTART:
+            raise refuse(
+                Code.COMBINATION,
+                "is never restarted, so not when it is unhealthy either",
+                "remove restart: never, or on_unhealthy: restart",
             )
         return self
 

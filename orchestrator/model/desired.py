@@ -56,11 +56,13 @@ class Until(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Need:
-    """`web -> db` means web needs db. `structural` needs cascade a replacement (rootfs, volume, network, group)."""
+    """`web -> db` means web needs db. `structural` needs cascade a replacement (rootfs, volume, network, group);
+    `restarts`: a new process of db gives web one too."""
 
     ref: Ref
     until: Until = Until.CREATED
     structural: bool = False
+    restarts: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,13 +274,22 @@ class TcpProbe:
 Probe = CommandProbe | HttpProbe | TcpProbe
 
 
+class OnUnhealthy(StrEnum):
+    NONE = "none"
+    RESTART = "restart"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
+    """`inside`: http and tcp connect to 127.0.0.1 in the group's network namespace, not from the host to its address."""
+
     probe: Probe
     interval: float = 10.0
     timeout: float = 5.0
     retries: int = 3
     start_period: float = 0.0
+    on_unhealthy: OnUnhealthy = OnUnhealthy.NONE
+    inside: bool = False
 
 
 class RestartPolicy(StrEnum):

@@ -49,7 +49,8 @@ class Change:
     """What becomes of one ref and why. `id` is the incarnation that it acts on (None for a create).
 
     `cause` is the ref whose replacement cascades to this one. `waits` are needs that do not hold yet: the change has no
-    steps in this plan, a later pass makes them. `not_before`: CLOCK_BOOTTIME seconds, restart back-off.
+    steps in this plan, a later pass makes them. `not_before`: CLOCK_BOOTTIME seconds, restart back-off. `fault`: what the
+    container is to blame for, so that its stop counts as a failure; `forgive`: what it failed before counts no more.
     """
 
     ref: Ref
@@ -60,6 +61,8 @@ class Change:
     cause: Ref | None = None
     waits: tuple[Need, ...] = ()
     not_before: float | None = None
+    fault: str | None = None
+    forgive: bool = False
     place: Span | None = None
 
 
@@ -68,7 +71,7 @@ class Step:
     """One operation. `id` None means the incarnation that this plan's CREATE step of the same ref makes.
 
     `after`: numbers of steps that must have succeeded first. `spec`, `needs`: for CREATE and UPDATE; `fields`: the dotted
-    names that an UPDATE changes.
+    names that an UPDATE changes; `fault`: what a STOP is for, where the container is to blame.
     """
 
     number: int
@@ -79,6 +82,7 @@ class Step:
     spec: Spec | None = None
     needs: tuple[Need, ...] = ()
     fields: tuple[str, ...] = ()
+    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

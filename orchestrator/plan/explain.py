@@ -60,6 +60,10 @@ def brought_back(cause: Ref) -> str:
     return f"{cause} was not in effect"
 
 
+def followed(need: Need, *, coming: bool) -> str:
+    return f"{need.ref} {'gets' if coming else 'has got'} a new process"
+
+
 def newly_bound(need: Need) -> str:
     return f"needs {need.ref} now"
 

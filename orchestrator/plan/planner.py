@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.graph import order
 from orchestrator.graph.dependency import by_kind
-from orchestrator.model.desired import ContainerSpec, Need, Spec, Stack, Until, Update
+from orchestrator.model.desired import ContainerSpec, Need, OnUnhealthy, Spec, Stack, Until, Update
 from orchestrator.model.ids import Kind, Ref
 from orchestrator.model.observed import Health, Observation, Observed, Phase
 from orchestrator.plan import diff, explain, readiness, restarts, steps
@@ -165,6 +165,11 @@ class _Verdicts:
                 return replace(base, verb=Verb.RESTART, reason=reason, fields=fields, cause=cause)
             if not running:
                 return self._exited(base, spec, found, fields)
+            renewed = self._followed(base, spec, found) or self._ailing(
+                base, spec, found, edited=bool(fields)
+            )
+            if renewed:
+                return replace(renewed, fields=fields)
         elif not running:
             return replace(base, verb=Verb.START, reason=explain.NOT_IN_EFFECT, fields=fields)
         drifted = diff.drift(base.ref, spec, found.actual, self.stack.places)
@@ -188,11 +193,44 @@ class _Verdicts:
                 return need.ref
         return None
 
+    def _followed(self, base: Change, spec: ContainerSpec, found: Observation) -> Change | None:
+        """A new process, because a need that asks for it got one after this was started, or gets one now. One that came
+        to the stack later, as by more replicas, has not been restarted by its first start."""
+        recorded = {need.ref for need in found.needs}
+        for need in self.stack.needs.get(base.ref, ()) if spec.job is None and found.started else ():
+            change, other = self.changes.get(need.ref), self.kept.get(need.ref)
+            if not need.restarts or change is None:
+                continue
+            coming = change.verb in NEW_START and need.ref not in self.withheld
+            starts = 0 if other is None else other.restarts + (coming and _last_start(other) > 0)
+            if need.ref not in recorded and not starts:
+                continue
+            if coming or (other is not None and _last_start(other) > (found.started or 0.0)):
+                return replace(base, verb=Verb.RESTART, reason=explain.followed(need, coming=coming))
+        return None
+
+    def _ailing(
+        self, base: Change, spec: ContainerSpec, found: Observation, *, edited: bool
+    ) -> Change | None:
+        """A new process for one that is unhealthy, where that is asked for."""
+        asked = spec.health is not None and spec.health.on_unhealthy is OnUnhealthy.RESTART
+        if not asked or found.health is not Health.UNHEALTHY:
+            return None
+        if edited:  # an edit forgives what went wrong before it
+            found = replace(found, edited=self.now)
+        verdict = restarts.liveness(spec, found, self.now)
+        if verdict.failure:
+            self.failures[base.ref] = verdict.failure
+        if not verdict.start:
+            return None
+        why = verdict.reason
+        return replace(base, verb=Verb.RESTART, reason=why, fault=why, not_before=verdict.not_before)
+
     def _exited(
         self, base: Change, spec: ContainerSpec, found: Observation, fields: tuple[FieldChange, ...]
     ) -> Change:
         if base.ref in self.policy.force:
-            return replace(base, verb=Verb.START, reason=explain.ASKED, fields=fields)
+            return replace(base, verb=Verb.START, reason=explain.ASKED, fields=fields, forgive=True)
         if fields:  # an edit forgives what went wrong before it
             found = replace(found, edited=self.now)
         verdict = restarts.decide(spec, found, self.now)
@@ -243,3 +281,9 @@ class _Verdicts:
     def _has_run(self, ref: Ref, found: Observation) -> bool:
         """It came to its end and may rest there: it was started once."""
         return bool(found.exits) and ref not in self.failures
+
+
+def _last_start(observation: Observation) -> float:
+    """Of its current or last process; 0 where that is not known."""
+    last = observation.exits[-1].started if observation.exits else 0.0
+    return max(observation.started or 0.0, last)

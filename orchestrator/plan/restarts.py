@@ -1,13 +1,14 @@
-"""The law of restarts: what becomes of a container that does not run, from its exits and the time alone.
+"""The law of restarts: what becomes of a container that has ended, or is unhealthy, from its exits and the time alone.
 
 In: a spec, an observation, `now` (CLOCK_BOOTTIME seconds). Out: start now, start at t, or stay with or without a complaint.
 First restart at once, then after 1 s doubling to 60 s; 60 s up resets; 10 starts in 10 min without success end it. An edit
-(`Observation.edited`) resets too. Jobs stop after their retries.
+(`Observation.edited`) resets too. Jobs stop after their retries. Of an earlier boot only the last end of a service counts,
+and only for whether it is started at all.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.model.desired import ContainerSpec, RestartPolicy
 from orchestrator.model.observed import Exit, Observation, Phase
@@ -40,12 +41,10 @@ def decide(spec: ContainerSpec, observation: Observation, now: float) -> Verdict
     if not observation.exits:
         return Verdict(start=True, reason="not running")
     last = observation.exits[-1]
-    if last.ended > now and not last.success:  # an end of an earlier boot: its clock means nothing now
-        return Verdict(start=True, reason="not running")
-    if last.stopped:
+    if last.forgiven:
         return Verdict(start=True, reason="was stopped")
     if spec.job is not None:
-        runs = len(_since_reset(observation, steady=None))
+        runs = len(_since_reset(spec, observation))
         if runs == len(observation.exits) >= KEPT:  # older ends are not kept
             runs = max(runs, observation.restarts + 1)
         return _job(spec.job.retries, last, runs, now)
@@ -55,8 +54,33 @@ def decide(spec: ContainerSpec, observation: Observation, now: float) -> Verdict
             return Verdict(start=False, failure=failure)
         case RestartPolicy.ON_FAILURE if last.success:
             return Verdict(start=False)
+        case RestartPolicy.ON_FAILURE | RestartPolicy.ALWAYS if last.earlier:
+            return Verdict(start=True, reason="not running")
         case RestartPolicy.ON_FAILURE | RestartPolicy.ALWAYS:
-            return _service(last, _since_reset(observation, steady=STEADY), now)
+            return _service(last, _since_reset(spec, observation), now)
+
+
+def liveness(spec: ContainerSpec, observation: Observation, now: float) -> Verdict:
+    """For a container that runs and is unhealthy: a new process as if it had ended when it fell ill.
+
+    While it waits for that, and when it has had its starts, it goes on running: it may recover.
+    """
+    if observation.started is None or spec.restart is RestartPolicy.NEVER:
+        return Verdict(start=False)
+    reason = f"is unhealthy: {observation.said}" if observation.said else "is unhealthy"
+    ill = now if observation.since is None else max(observation.started, observation.since)
+    due = Exit(started=observation.started, ended=ill, fault=reason)
+    return _service(due, _since_reset(spec, replace(observation, exits=(*observation.exits, due))), now)
+
+
+def _steady(spec: ContainerSpec, end: Exit) -> float:
+    """Seconds up that make good what was before. Of a run that ended for its health, the time in which that was found
+    out, and the wait, do not count."""
+    probe = spec.health
+    if probe is None or end.fault is None:
+        return STEADY
+    found = max(probe.start_period, probe.interval) + probe.retries * (probe.interval + probe.timeout)
+    return STEADY + LONGEST + found
 
 
 def _job(retries: int, last: Exit, runs: int, now: float) -> Verdict:
@@ -85,13 +109,16 @@ def back_off(ends: int) -> float:
     return 0.0 if ends <= 1 else min(LONGEST, 2.0 ** min(ends - 2, 16))
 
 
-def _since_reset(observation: Observation, *, steady: float | None) -> tuple[Exit, ...]:
-    """The ends in a row that count, oldest first: back to a stop of ours, an edit, or a run of `steady` seconds."""
+def _since_reset(spec: ContainerSpec, observation: Observation) -> tuple[Exit, ...]:
+    """The ends in a row that count, oldest first: back to a stop of ours or an edit; of a service, also to a steady run or
+    the boot."""
     counted: list[Exit] = []
     for each in reversed(observation.exits):
-        if each.stopped or (observation.edited is not None and each.started < observation.edited):
+        if each.forgiven or (observation.edited is not None and each.started < observation.edited):
+            break
+        if spec.job is None and each.earlier:
             break
         counted.append(each)
-        if steady is not None and each.ended - each.started >= steady:
+        if spec.job is None and each.ended - each.started >= _steady(spec, each):
             break
     return tuple(reversed(counted))

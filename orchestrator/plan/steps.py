@@ -162,7 +162,9 @@ class _Build:
             case Verb.CREATE | Verb.REPLACE:
                 self._create(ref, change)
             case Verb.START:
-                self._start(ref, change, self._update(ref, change, []) if change.fields else [])
+                self._start(
+                    ref, change, self._update(ref, change, []) if change.fields or change.forgive else []
+                )
             case Verb.RESTART:
                 self._restart(ref, change)
             case Verb.UPDATE:
@@ -281,6 +283,7 @@ class _Build:
             spec=self.stack.resources[ref] if written else None,
             needs=self._needs(ref) if written else (),
             fields=tuple(each.name for each in self.changes[ref].fields) if op is Op.UPDATE else (),
+            fault=self.changes[ref].fault if op is Op.STOP and ref in self.changes else None,
         )
 
 

@@ -60,8 +60,9 @@ class Driver(Protocol):
         """Bring it into effect. For a container: returns when its execve has succeeded."""
         ...
 
-    def stop(self, target: Incarnation) -> None:
-        """Take it out of effect; a container by its stop signal, grace and KILL."""
+    def stop(self, target: Incarnation, *, fault: str | None = None) -> None:
+        """Take it out of effect; a container by its stop signal, grace and KILL. `fault`: what it is stopped for, kept with
+        its exit, which then counts as a failure."""
         ...
 
     def update(self, target: Incarnation, spec: Spec, fields: Sequence[str], bound: Sequence[Bound]) -> None:

@@ -208,6 +208,8 @@ def _health(written: pieces.Health) -> d.Health:
         timeout=written.timeout,
         retries=written.retries,
         start_period=written.start_period,
+        on_unhealthy=d.OnUnhealthy(written.on_unhealthy),
+        inside=written.from_ == "inside",
     )
 
 

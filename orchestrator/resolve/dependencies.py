@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.manifest.codes import Code
+from orchestrator.manifest.pieces import RESTART, Dependency
 from orchestrator.manifest.schema import ContainerKeys
 from orchestrator.model.desired import Need, Until
 from orchestrator.resolve.report import Path, Report, near
@@ -19,10 +20,11 @@ from orchestrator.resolve.units import Unit, ref_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waits:
-    """What one container waits for: `outside` is the same for all instances; `siblings` lie in its own instance."""
+    """What one container waits for: `outside` is the same for all instances; `siblings` lie in its own instance: name,
+    condition, whether a restart is followed."""
 
     outside: tuple[Need, ...] = ()
-    siblings: tuple[tuple[str, Until], ...] = ()
+    siblings: tuple[tuple[str, Until, bool], ...] = ()
 
 
 class Dependencies:
@@ -32,7 +34,7 @@ class Dependencies:
         self._units = units
         self._report = report
         self._partial = partial  # health or job of a target may have been left out for an error of its own
-        self._known: dict[tuple[str, Until], tuple[Need, ...]] = {}
+        self._known: dict[tuple[str, Until, bool], tuple[Need, ...]] = {}
 
     def of_group(self, unit: Unit) -> tuple[Need, ...]:
         """What every container of the group waits for."""
@@ -41,7 +43,7 @@ class Dependencies:
             path = (*unit.path, "depends_on", name)
             if self._is_self(name, unit, path) or not self._exists(name, unit, (), path):
                 continue
-            needs += self._group(name, Until(written.until), path)
+            needs += self._group(name, written, path)
         return tuple(needs)
 
     def of_container(self, unit: Unit, container: str, shared: tuple[Need, ...]) -> Waits:
@@ -52,9 +54,9 @@ class Dependencies:
             path, until = (*unit.path_of(container), "depends_on", name), Until(written.until)
             if name in others:
                 if self._fits(until, name, {name: unit.containers[name]}, path):
-                    siblings.append((name, until))
+                    siblings.append((name, until, written.on_restart == RESTART))
             elif not self._is_self(name, unit, path, container) and self._exists(name, unit, others, path):
-                outside += self._group(name, until, path)
+                outside += self._group(name, written, path)
         return Waits(outside=tuple(dict.fromkeys(outside)), siblings=tuple(siblings))
 
     def _is_self(self, name: str, unit: Unit, path: Path, container: str | None = None) -> bool:
@@ -79,20 +81,20 @@ class Dependencies:
         )
         return False
 
-    def _group(self, name: str, until: Until, path: Path) -> tuple[Need, ...]:
-        unit = self._units[name]
+    def _group(self, name: str, written: Dependency, path: Path) -> tuple[Need, ...]:
+        unit, until, follow = self._units[name], Until(written.until), written.on_restart == RESTART
         if not self._fits(until, name, unit.containers, path):
             return ()
-        known = self._known.get((name, until))
+        known = self._known.get((name, until, follow))
         if known is None:
             conditions = {each: _condition(keys, until) for each, keys in unit.containers.items()}
             known = tuple(
-                Need(ref_of(instance, each), condition)
+                Need(ref_of(instance, each), condition, restarts=follow)
                 for instance in unit.instances
                 for each, condition in conditions.items()
                 if condition is not None
             )
-            self._known[name, until] = known
+            self._known[name, until, follow] = known
         return known
 
     def _fits(self, until: Until, name: str, targets: Mapping[str, ContainerKeys], path: Path) -> bool:

@@ -182,7 +182,10 @@ class _Resolving:
             needs = (
                 Need(Ref(Kind.GROUP, instance), Until.STARTED, True),
                 *common,
-                *(Need(ref_of(instance, each), until) for each, until in waits.siblings),
+                *(
+                    Need(ref_of(instance, each), until, restarts=follow)
+                    for each, until, follow in waits.siblings
+                ),
                 *waits.outside,
             )
             self._add(ref_of(instance, name), spec, needs, fields)

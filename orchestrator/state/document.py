@@ -19,16 +19,13 @@ VERSION = 1
 
 
 def encode(stack: Stack) -> dict[str, Any]:
-    """{"version", "stack", "resources": {ref: spec}, "needs": {ref: [[ref, until, structural]]}, "places"}."""
+    """{"version", "stack", "resources": {ref: spec}, "needs": {ref: [[ref, until, structural, restarts?]]},
+    "places"}."""
     return {
         "version": VERSION,
         "stack": stack.name,
         "resources": {str(ref): codec.encode(spec) for ref, spec in stack.resources.items()},
-        "needs": {
-            str(ref): [[str(need.ref), need.until.value, need.structural] for need in needs]
-            for ref, needs in stack.needs.items()
-            if needs
-        },
+        "needs": {str(ref): [_need(need) for need in needs] for ref, needs in stack.needs.items() if needs},
         "places": [
             [str(ref), field, span.file, span.line, span.column, span.width]
             for (ref, field), span in stack.places.items()
@@ -36,11 +33,16 @@ def encode(stack: Stack) -> dict[str, Any]:
     }
 
 
+def _need(need: Need) -> list[Any]:
+    """Without what is seldom said, so that documents of earlier versions keep their digests."""
+    return [str(need.ref), need.until.value, need.structural, *([True] if need.restarts else [])]
+
+
 def decode(data: Mapping[str, Any]) -> Stack:
     """The inverse of `encode`. Raises KeyError, ValueError or TypeError on what it could not have made."""
     refs = {text: Ref.parse(text) for text in data["resources"]}
     needs = {
-        refs[text]: tuple(Need(Ref.parse(ref), Until(until), structural) for ref, until, structural in many)
+        refs[text]: tuple(Need(Ref.parse(ref), Until(until), *flags) for ref, until, *flags in many)
         for text, many in data["needs"].items()
     }
     return Stack(

@@ -158,9 +158,11 @@ class Supervisor:
         finally:
             os.close(null)
 
-    def signal(self, id: str, signum: int, *, stopping: bool) -> bool:
-        """Send a signal by pidfd; `stopping` marks the coming exit as asked for. False: it is not running."""
-        sent: bool = self._ask({"op": "signal", "id": id, "signum": int(signum), "stopping": stopping})
+    def signal(self, id: str, signum: int, *, stopping: bool, fault: str | None = None) -> bool:
+        """Send a signal by pidfd; `stopping` marks the coming exit as asked for, because of `fault`. False: it is not
+        running."""
+        header = {"op": "signal", "id": id, "signum": int(signum), "stopping": stopping, "fault": fault}
+        sent: bool = self._ask(header)
         return sent
 
     def wait(self, id: str, timeout: float) -> bool:

@@ -21,7 +21,8 @@ _STREAMS = ("stdout", "stderr")
 
 @dataclass(slots=True)
 class Container:
-    """`pid` None: not running. `own`: a child of this very process, so that we reap it. `before`: oom kills at launch."""
+    """`pid` None: not running. `own`: a child of this very process, so that we reap it. `before`: oom kills at launch.
+    `fault`: why it is being stopped, where it is to blame."""
 
     id: str
     folder: str
@@ -37,6 +38,7 @@ class Container:
     ticks: int | None = None
     before: int = 0
     stopping: bool = False
+    fault: str | None = None
     own: bool = True
     pidfd: int = -1
     fifos: tuple[int, ...] = ()
@@ -54,7 +56,7 @@ class Container:
 
     def save(self, boot: str) -> None:
         """Write the record."""
-        names = "id journal logs oom_files cgroup cgroups new starts started pid ticks before stopping"
+        names = "id journal logs oom_files cgroup cgroups new starts started pid ticks before stopping fault"
         record = {name: getattr(self, name) for name in names.split()}
         facts.write_json(f"{self.folder}/{RECORD}", {**record, "boot": boot})
 

@@ -22,10 +22,11 @@ def exit_of(data: Mapping[str, Any]) -> Exit:
         oom=data.get("oom", False),
         stopped=data.get("stopped", False),
         error=data.get("error"),
+        fault=data.get("fault"),
     )
 
 
 def read_exits(path: str) -> tuple[Exit, ...]:
-    """The exits in a journal file, without the supervisor: those of this boot (at most 16, newest last); where there are
-    none, the last one of an earlier boot if it was a success (a finished job; its times are 0, the boot)."""
+    """The exits in a journal file, without the supervisor: at most 16, newest last; those of an earlier boot have times
+    0."""
     return tuple(exit_of(each) for each in journal.read(path))

@@ -127,6 +127,8 @@ class Supervision:
             child.executed = lambda: None
             child.ended = lambda status: self._ended(container, {"error": text})
             raise
+        with suppress(OSError):  # a full disk: a later boot will not know of this start
+            journal.append(container.journal, {"started": container.started, "starts": container.starts})
         launched.start()
 
     def _prepare(self, header: dict[str, Any], known: Container | None) -> Container:
@@ -197,7 +199,7 @@ class Supervision:
             connection.answer(False)
             return
         if frame.header["stopping"] and not container.stopping:
-            container.stopping = True
+            container.stopping, container.fault = True, frame.header.get("fault")
             container.save(self._boot)  # before the signal: the next supervisor must know that we asked
         connection.answer(processes.pidfd_send_signal(container.pidfd, frame.header["signum"]))
 
@@ -280,6 +282,7 @@ class Supervision:
         oom = how.get("code") != 0 and facts.oom_kills(container.oom_files) > container.before
         when = {"started": container.started, "ended": at or facts.boottime()}
         exit = {**when, **how, "oom": oom, "stopped": container.stopping, "starts": container.starts}
+        exit |= {"fault": container.fault} if container.stopping and container.fault else {}
         with suppress(OSError):
             container.drain()
         for fd in (*container.fifos, container.pidfd):
@@ -287,10 +290,10 @@ class Supervision:
         container.close()
         container.exits.append(exit)
         container.pid = container.ticks = None
-        container.stopping = False
+        container.stopping, container.fault = False, None
         try:
             # The record keeps its pid: that this start has ended is told by the journal alone, in one write.
-            journal.append(container.journal, {**exit, "boot": self._boot})
+            journal.append(container.journal, exit)
         except OSError as error:  # a full disk: what is in memory stays true
             print(
                 f"cannot record an exit container={container.id} error={error}", file=sys.stderr, flush=True

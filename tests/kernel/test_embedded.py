@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,6 @@ from orchestrator.model.desired import (
     BindMount,
     ContainerSpec,
     DirectoryRoot,
-    Job,
     Limits,
     Logs,
     Stack,
@@ -321,19 +321,39 @@ def test_a_group_without_its_pins_is_not_in_effect_and_starts_again(lab: Lab) ->
     assert lab.observe(group).phase is Phase.CREATED
 
 
-def test_a_finished_job_outlives_a_reboot_and_a_service_does_not(lab: Lab) -> None:
+def test_ends_outlive_a_reboot_and_so_does_what_the_power_cut_off(lab: Lab) -> None:
     """A reboot: the supervisor's process records are gone and the journal bears another boot's id."""
-    job, service = lab.shell("exit 0", replace(BARE, job=Job())), lab.shell("exit 0", BARE)
-    for each in (job, service):
-        until(lambda each=each: lab.observe(each).phase is Phase.EXITED)  # type: ignore[misc]
-        lab.supervisor.forget(each.id)
+    ended, cut = lab.shell("exit 3", BARE), lab.run("sleep", "1000", spec=BARE)
+    until(lambda: lab.observe(ended).phase is Phase.EXITED)
+    pid = lab.observe(cut).pid
+    assert pid is not None
+    lab.supervisor.stop()
+    os.kill(pid, signal.SIGKILL)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    for each in (ended, cut):
+        (lab.layout.container_run(each.id) / "process.json").unlink()
         journal = lab.layout.record(each) / "exits.jsonl"
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         assert boot in journal.read_text()
         journal.write_text(journal.read_text().replace(boot, "0" * 36))
-    assert lab.observe(job).phase is Phase.EXITED
-    assert lab.observe(job).exits[-1].success
-    assert (lab.observe(service).phase, lab.observe(service).exits) == (Phase.CREATED, ())
+    until(lambda: lab.observe(cut).phase is Phase.EXITED)
+    (last,) = lab.observe(ended).exits
+    assert (last.code, last.earlier, lab.observe(ended).restarts) == (3, True, 0)
+    (unknown,) = lab.observe(cut).exits
+    assert (str(unknown), unknown.earlier) == ("unknown exit", True)
+    lab.driver.start(ended)
+    until(lambda: lab.observe(ended).pid is None)
+    assert [(each.code, each.earlier) for each in lab.observe(ended).exits] == [(3, True), (3, False)]
+    assert lab.observe(ended).restarts == 0
+
+
+def test_a_stop_for_a_fault_is_told_with_the_exit_also_by_the_next_supervisor(lab: Lab) -> None:
+    target = lab.run("sleep", "1000", spec=replace(BARE, stop=Stop(grace=0.0)))
+    lab.driver.stop(target, fault="is unhealthy: no answer")
+    for _ in range(2):
+        (end,) = lab.observe(target).exits
+        assert (end.stopped, end.forgiven, str(end)) == (True, False, "is unhealthy: no answer")
+        lab.supervisor.stop()
+        lab.supervisor.ensure()
 
 
 # errors

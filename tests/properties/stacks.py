@@ -41,6 +41,7 @@ class Group:
     replicas: int = 1
     networks: tuple[str, ...] = ("default",)
     needs: Mapping[str, Until] | None = None
+    follows: bool = False  # the needs say `on_restart: restart`
     volume: str | None = None
     job: bool = False
     probed: bool = False
@@ -102,7 +103,7 @@ def _add(
     numbers = range(1, each.replicas + 1)
     networks = tuple(Need(network(name), Until.CREATED, True) for name in each.networks)
     targets = tuple(
-        Need(container(name, number), until)
+        Need(container(name, number), until, restarts=each.follows)
         for name, until in (each.needs or {}).items()
         for number in range(1, replicas[name] + 1)
     )
@@ -158,6 +159,7 @@ def groups(draw: st.DrawFn) -> tuple[Group, ...]:
                 replicas=draw(st.integers(1, 2)),
                 networks=tuple(draw(st.lists(st.sampled_from(("front", "back")), unique=True))),
                 needs=needs,
+                follows=draw(st.booleans()),
                 volume=draw(st.sampled_from((None, "data"))),
                 job=job,
                 probed=not job and draw(st.booleans()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -224,18 +225,52 @@ def test_a_reboot_starts_everything_again_but_finished_jobs(stack: Stack) -> Non
 def test_what_an_edit_does_not_touch_keeps_its_process(stack: Stack, data: st.DataObject) -> None:
     engine = Engine()
     engine.settle(stack)
-    containers = sorted(ref for ref in stack.resources if ref.kind is Kind.CONTAINER)
-    if not containers:
+    if not containers(stack):
         return
-    gone: Ref = data.draw(st.sampled_from(containers))
+    gone: Ref = data.draw(st.sampled_from(containers(stack)))
     before = engine.pids()
     engine.fake.things = {target: thing for target, thing in engine.fake.things.items() if target.ref != gone}
+    follow = followers(stack, gone)
     plan = engine.plan(stack)
     changes = {change.ref: change.verb for change in plan.changes}
     assert changes.pop(gone) is Verb.CREATE
     fronts = {ref for ref, spec in stack.resources.items() if isinstance(spec, ServiceSpec)}
-    assert set(changes) <= fronts and set(changes.values()) <= {Verb.UPDATE}
-    assert {step.op for step in plan.steps if step.ref not in fronts} <= {Op.CREATE, Op.START}
+    assert changes.keys() <= fronts | follow
+    assert all(verb is (Verb.UPDATE if ref in fronts else Verb.RESTART) for ref, verb in changes.items())
+    assert {step.op for step in plan.steps if step.ref not in fronts | follow} <= {Op.CREATE, Op.START}
     engine.settle(stack)
     after = engine.pids()
-    assert all(after[ref] == before[ref] for ref in before if ref != gone)
+    assert {ref for ref in before if after[ref] != before[ref]} - {gone} == follow
+
+
+def followers(stack: Stack, ref: Ref) -> set[Ref]:
+    """The containers that get a new process when `ref` does."""
+    found = {ref}
+    for other in stack.resources:  # what is needed stands before what needs it
+        follows = any(need.restarts and need.ref in found for need in stack.needs[other])
+        if follows and not getattr(stack.resources[other], "job", None):
+            found.add(other)
+    return found - {ref}
+
+
+@FEW
+@given(stacks(), stacks(), st.data())
+def test_who_follows_runs_what_started_later(before: Stack, after: Stack, data: st.DataObject) -> None:
+    engine = Engine()
+    engine.settle(before)
+    engine.fake.crash_at = engine.fake.boundaries + data.draw(st.integers(1, 120))
+    with suppress(Crash):
+        engine.settle(after)
+    engine.fake.crash_at = None
+    engine.settle(after)
+    seen = {each.ref: each for each in engine.observed()}
+    for ref in containers(after):
+        if not getattr(after.resources[ref], "job", None):
+            recorded = {need.ref for need in seen[ref].needs}
+            for need in after.needs[ref]:
+                if need.restarts and need.ref in recorded:
+                    assert (seen[need.ref].started or 0.0) <= (seen[ref].started or 0.0)
+
+
+def containers(stack: Stack) -> list[Ref]:
+    return sorted(ref for ref in stack.resources if ref.kind is Kind.CONTAINER)

@@ -280,12 +280,23 @@ def test_planned_is_told_before_the_first_step(world: World) -> None:
 def test_health_of_an_earlier_process_says_nothing(world: World) -> None:
     world.follow(stack(Group(name="db", more=PROBED)))
     thing = world.fake.thing(container("db"))
-    file = health.path(world.layout, thing.target.id)
+    found = health.read(health.path(world.layout, thing.target.id))
     probe = PROBED["health"]
-    assert health.read_health(file, now=boottime(), wanted=probe, started=thing.started) == "healthy"
-    assert thing.started is not None
-    assert health.read_health(file, now=boottime(), wanted=probe, started=thing.started + 1) == "starting"
-    later = boottime() + 60
-    assert health.read_health(file, now=later, wanted=probe, started=thing.started) == "unknown"
-    slow = replace(probe, interval=30.0)
-    assert health.read_health(file, now=later, wanted=slow, started=thing.started) == "healthy"
+
+    def judged(now: float, started: float, probe: Health = probe) -> str:
+        known = health.judge(found, now=now, wanted=probe, started=started)
+        return known.health if isinstance(known, health.Published) else known
+
+    began, later = thing.started or 0.0, boottime() + 60
+    assert judged(boottime(), began) == "healthy"
+    assert judged(boottime(), began + 1) == "starting"
+    assert judged(later, began) == "unknown"
+    assert judged(later, began, replace(probe, interval=30.0)) == "healthy"
+
+
+def test_what_a_probe_said_and_since_when_reaches_the_plan(world: World) -> None:
+    world.follow(stack(Group(name="db", more=PROBED)))
+    (seen,) = (each for each in world.reconciler.observe(NAME) if each.ref == container("db"))
+    assert (seen.health, seen.said) == ("healthy", "asked")
+    assert seen.started is not None and seen.since is not None
+    assert seen.started <= seen.since <= boottime()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import select
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import pytest
 from orchestrator.control import health
 from orchestrator.control.attempts import Verdict, _request, judge
 from orchestrator.control.probes import HealthChange, Prober
+from orchestrator.control.probing import SOON, Probing
 from orchestrator.control.tracking import Target, Track
 from orchestrator.model.desired import CommandProbe, Health, HttpProbe, Probe, TcpProbe
 from orchestrator.model.ids import Incarnation, Kind, Ref
@@ -68,8 +73,10 @@ def test_probes_come_quickly_until_the_first_success_and_then_at_the_interval() 
     delays = [track.next_probe(0.0, 0.5) for _ in range(6)]
     assert delays == [0.05, 0.1, 0.2, 0.4, 0.5, 0.5]
     track.record(True, "", 1)
+    assert track.next_probe(0.0, 0.5) == 7.5  # once, so that what came up together is not probed together
     assert track.next_probe(0.0, 0.5) == 10.0
     assert 9.5 <= track.next_probe(0.0, 0.0) < track.next_probe(0.0, 0.99) <= 10.5
+    assert track.next_probe(0.0, 0.501) == track.next_probe(0.01, 0.503)  # neighbours come together
 
 
 @pytest.mark.parametrize(
@@ -196,10 +203,117 @@ def test_commands_run_elsewhere_and_their_errors_are_failures(tmp_path: Path) ->
         assert (change.new, change.output) == (Found.UNHEALTHY, "boom")
 
 
+def test_what_could_not_be_asked_says_nothing_and_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refused = socket.socket, [errno.EMFILE] * 3
+
+    def short_of_descriptors(*arguments: Any, **more: Any) -> socket.socket:
+        if refused and threading.current_thread().name == "probes":
+            raise OSError(refused.pop(), "no descriptors")
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(socket, "socket", short_of_descriptors)
+    with server(b"HTTP/1.1 200 OK\r\n\r\n") as port, prober() as watching:
+        probe = target(HttpProbe(port=port), tmp_path, interval=0.05, retries=1, started=0.0)
+        watching.watch(STACK, [probe])
+        assert [(each.old, each.new) for each in wait_for(watching)] == [("starting", "healthy")]
+        assert not refused
+
+
+def test_a_command_that_could_not_be_asked_says_nothing(tmp_path: Path) -> None:
+    answers: list[Verdict | OSError | None] = [None, OSError(errno.EMFILE, "no"), Verdict(True, "fine")]
+
+    def ask(target: Target, probe: CommandProbe) -> Verdict | None:
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    with prober(ask) as watching:
+        command = CommandProbe(command=("x",))
+        watching.watch(STACK, [target(command, tmp_path, interval=0.05, retries=1, started=0.0)])
+        assert [each.new for each in wait_for(watching)] == [Found.HEALTHY]
+
+
+class Stepped:
+    """A `Probing` on a clock that the test moves, as a prober has it that does not run in between."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.changes: list[HealthChange] = []
+        self.begun = 0
+        self.probing = Probing(lambda: self.now, self._command, self.changes.append)
+        self.poke = os.eventfd(1)  # always readable: a turn never waits
+        self.probing.watch_poke(self.poke)
+
+    def _command(self, track: Track, probe: CommandProbe) -> None:
+        self.begun += 1
+
+    def __enter__(self) -> Stepped:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.probing.close()
+        os.close(self.poke)
+
+    def turn(self, after: float) -> None:
+        self.now += after
+        self.probing.turn()
+
+
+def test_nothing_is_held_against_who_had_no_time_while_we_did_not_run(tmp_path: Path) -> None:
+    with server(None) as port, Stepped() as world:
+        probe = target(HttpProbe(port=port), tmp_path, retries=1, timeout=5.0, started=0.0)
+        world.probing.replace(STACK, [probe])
+        world.turn(0.0)
+        world.turn(3600.0)  # stopped for an hour, or the clock jumped over a suspend
+        assert world.changes == []
+        world.turn(SOON)
+        for _ in range(7):
+            world.turn(0.9)
+        assert [each.output for each in world.changes] == ["no answer in 5 s"]
+
+
+def test_after_a_gap_the_overdue_are_spread_and_each_is_asked_once(tmp_path: Path) -> None:
+    with Stepped() as world:
+        command = CommandProbe(command=("x",))
+        many = [
+            replace(
+                target(command, tmp_path / str(n), started=0.0),
+                incarnation=replace(WEB, id=f"{n:012x}"),
+            )
+            for n in range(100)
+        ]
+        world.probing.replace(STACK, many)
+        world.turn(600.0)
+        assert world.begun == 0
+        world.turn(SOON / 2)
+        assert 0 < world.begun < 100
+        world.turn(SOON)
+        world.turn(60.0)
+        world.turn(60.0)
+        assert world.begun == 100  # none has ended yet: the overdue are not asked twice
+
+
+def test_a_health_file_is_renewed_before_it_counts_as_stale_and_not_at_every_probe() -> None:
+    track, now, written = Track(target(TcpProbe(port=1))), 0.0, [0.0]
+    for number in range(100):
+        track.record(True, "connected", now)
+        if track.to_publish(now):
+            written.append(now)
+        now = track.next_probe(now, number % 10 / 10)
+    gaps = [later - earlier for earlier, later in pairwise(written)]
+    assert max(gaps) < 3 * track.target.probe.interval
+    assert len(written) < 60
+    track.record(False, "refused", now)
+    assert track.to_publish(now)
+
+
 def test_a_later_prober_goes_on_from_what_was_published_and_says_so(tmp_path: Path) -> None:
     health.publish(
         tmp_path / "health.json",
-        health.Published(health=Found.HEALTHY, at=boottime(), started=5.0, failures=0),
+        health.Published(health=Found.HEALTHY, at=boottime(), started=5.0, since=5.0),
     )
     with server(b"HTTP/1.1 200 OK\r\n\r\n") as port, prober() as watching:
         watching.watch(STACK, [target(TcpProbe(port=port), tmp_path, started=5.0)])
@@ -235,4 +349,6 @@ def test_unreadable_health_is_no_health(tmp_path: Path) -> None:
     for text in ("", "{", "[]", '{"health": "fine"}'):
         file.write_text(text)
         assert health.read(file) is None
-    health.publish(tmp_path / "gone" / "health.json", health.Published(health=Found.HEALTHY, at=1, started=1))
+    health.publish(
+        tmp_path / "gone" / "health.json", health.Published(health=Found.HEALTHY, at=1, started=1, since=1)
+    )

@@ -48,6 +48,7 @@ def test_good_manifest_becomes_the_expected_stack(name: str, monkeypatch: pytest
                 "spec": codec.encode(spec),
                 "needs": [
                     f"{need.until} {need.ref}{' (structural)' if need.structural else ''}"
+                    f"{' (restarts)' if need.restarts else ''}"
                     for need in stack.needs[ref]
                 ],
                 "places": {

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.diagnostics import Span
-from orchestrator.model.desired import Limits, RestartPolicy, Stack, Stop, Until, VolumeMount
+from orchestrator.model.desired import Limits, OnUnhealthy, RestartPolicy, Stack, Stop, Until, VolumeMount
 from orchestrator.model.ids import Kind, Ref
 from orchestrator.model.observed import Health, Phase
 from orchestrator.plan.changes import Op, Plan, Policy, Verb
 from tests.properties.engine import Engine
 from tests.properties.stacks import (
     BUDGET,
+    PROBE,
     ROOTFS,
     Group,
     container,
@@ -37,6 +38,11 @@ def verbs(plan: Plan) -> dict[Ref, Verb]:
 
 def ops(plan: Plan) -> list[tuple[str, str]]:
     return [(step.op.value, str(step.ref)) for step in plan.steps]
+
+
+def acts(plan: Plan) -> list[tuple[str, str]]:
+    """What is done to containers."""
+    return [(step.op.value, str(step.ref)) for step in plan.steps if step.ref.kind is Kind.CONTAINER]
 
 
 def change(plan: Plan, ref: Ref):  # type: ignore[no-untyped-def]
@@ -131,6 +137,165 @@ def test_a_group_that_joins_a_network_is_not_replaced_with_it(engine: Engine) ->
     assert (found[group("db")], found[group("web")]) == (Verb.REPLACE, Verb.UPDATE)
     engine.run(engine.plan(wish))
     assert engine.plan(wish).empty
+
+
+FOLLOWS = {"needs": {"db": Until.STARTED}, "follows": True}
+
+
+def test_who_follows_is_restarted_after_what_it_needs_in_the_same_plan(engine: Engine) -> None:
+    engine.settle(stack(Group(name="db"), Group(name="web", **FOLLOWS)))  # type: ignore[arg-type]
+    edited = stack(Group(name="db", command=("sleep", "9")), Group(name="web", **FOLLOWS))  # type: ignore[arg-type]
+    plan = engine.plan(edited)
+    assert verbs(plan) == {container("db"): Verb.RESTART, container("web"): Verb.RESTART}
+    assert change(plan, container("web")).reason == "container/db-1/db gets a new process"
+    order = ops(plan)
+    assert order.index(("start", str(container("db")))) < order.index(("stop", str(container("web"))))
+    engine.run(plan)
+    assert engine.plan(edited).empty
+
+
+def test_who_follows_waits_for_health_and_runs_on_meanwhile_whoever_dies(engine: Engine) -> None:
+    wish = stack(Group(name="db", probed=True), Group(name="web", needs={"db": Until.HEALTHY}, follows=True))
+    engine.settle(wish)
+    engine.fake.exit(container("db"), 1)
+    engine.now += 1
+    plan = engine.plan(wish)
+    assert acts(plan) == [("start", "container/db-1/db")]
+    engine.run(plan)  # and now we die: nothing but the world is left
+    plan = engine.plan(wish)
+    assert change(plan, container("web")).waits and not acts(plan)
+    assert change(plan, container("web")).reason == "container/db-1/db has got a new process"
+    engine.probe_well()
+    assert acts(engine.plan(wish)) == [(op, "container/web-1/web") for op in ("stop", "start")]
+    engine.now += 1
+    engine.once(wish)
+    assert engine.plan(wish).empty
+
+
+def test_a_chain_follows_in_order_and_jobs_do_not(engine: Engine) -> None:
+    wish = stack(
+        Group(name="db"),
+        Group(name="job", job=True, command=("sleep", "infinity"), **FOLLOWS),  # type: ignore[arg-type]
+        Group(name="web", **FOLLOWS),  # type: ignore[arg-type]
+        Group(name="proxy", needs={"web": Until.STARTED}, follows=True),
+    )
+    engine.once(wish)
+    engine.fake.exit(container("db"), 1)
+    engine.now += 1
+    starts = [ref for op, ref in ops(engine.plan(wish)) if op == "start"]
+    assert starts == [str(container(name)) for name in ("db", "web", "proxy")]
+    engine.once(wish)
+    assert engine.plan(wish).empty
+
+
+def test_more_replicas_are_no_restart_of_the_group(engine: Engine) -> None:
+    def of(replicas: int) -> Stack:
+        return stack(Group(name="db", replicas=replicas), Group(name="web", **FOLLOWS))  # type: ignore[arg-type]
+
+    engine.settle(of(1))
+    assert container("web") not in verbs(engine.plan(of(2)))
+    engine.settle(of(2))
+    engine.fake.exit(container("db", 2), 1)
+    engine.now += 1
+    assert verbs(engine.plan(of(2)))[container("web")] is Verb.RESTART
+
+
+def sick_stack(**more: object) -> Stack:
+    probe = replace(PROBE, on_unhealthy=OnUnhealthy.RESTART)
+    return stack(Group(name="db", probed=True), Group(name="web", more={"health": probe}, **more))  # type: ignore[arg-type]
+
+
+def test_an_unhealthy_container_is_restarted_where_that_is_asked_for_and_its_stop_counts(
+    engine: Engine,
+) -> None:
+    wish = sick_stack()
+    engine.settle(wish)
+    for name in ("db", "web"):
+        engine.fake.set_health(container(name), Health.UNHEALTHY, "500")
+    plan = engine.plan(wish)
+    assert acts(plan) == [("stop", "container/web-1/web"), ("start", "container/web-1/web")]
+    assert change(plan, container("web")).reason == "is unhealthy: 500"
+    engine.run(plan)
+    (end,) = engine.fake.thing(container("web")).exits
+    assert end.stopped and end.fault == "is unhealthy: 500"
+    for delay in (1.0, 2.0):
+        engine.fake.set_health(container("web"), Health.UNHEALTHY, "500")
+        plan = engine.plan(wish)
+        assert not acts(plan) and change(plan, container("web")).not_before == engine.now + delay
+        engine.now += delay
+        engine.once(wish)
+    engine.fake.set_health(container("web"), Health.UNHEALTHY, "500")
+    engine.fake.set_health(container("web"), Health.HEALTHY, "")
+    assert not acts(engine.plan(wish))
+
+
+def test_one_that_stays_unhealthy_ends_in_gave_up_and_runs_on(engine: Engine) -> None:
+    wish = sick_stack()
+    engine.settle(wish)
+    for _ in range(200):
+        if engine.fake.thing(container("web")).health is not Health.UNHEALTHY:
+            engine.now += 5
+            engine.fake.set_health(container("web"), Health.UNHEALTHY, "500")
+        plan = engine.plan(wish)
+        if plan.failures:
+            break
+        engine.run(plan)
+        engine.now += 1
+    assert plan.failures == {container("web"): "gave up after 10 starts in 10 min: is unhealthy: 500"}
+    assert not acts(plan) and engine.fake.thing(container("web")).starts == 10
+    edited = sick_stack(memory=1 << 26)
+    assert verbs(engine.plan(edited))[container("web")] is Verb.RESTART and not engine.plan(edited).failures
+
+
+def test_an_unhealthy_container_is_not_restarted_while_what_it_needs_is_unhealthy(engine: Engine) -> None:
+    wish = sick_stack(needs={"db": Until.HEALTHY})
+    engine.settle(wish)
+    for name in ("db", "web"):
+        engine.fake.set_health(container(name), Health.UNHEALTHY)
+    plan = engine.plan(wish)
+    assert change(plan, container("web")).waits and not acts(plan)
+
+
+def test_health_gates_a_start_after_a_crash_and_after_a_boot_as_it_does_the_first(engine: Engine) -> None:
+    wish = stack(Group(name="db", probed=True), Group(name="web", needs={"db": Until.HEALTHY}))
+    engine.settle(wish)
+    engine.fake.set_health(container("db"), Health.UNHEALTHY)
+    engine.fake.exit(container("web"), 1)
+    plan = engine.plan(wish)
+    assert change(plan, container("web")).waits and not acts(plan)
+    engine.fake.reboot()
+    engine.now = 10.0
+    engine.once(wish)
+    assert not acts(engine.plan(wish))
+    assert change(engine.plan(wish), container("web")).waits
+    engine.probe_well()
+    assert acts(engine.plan(wish)) == [("start", "container/web-1/web")]
+
+
+def test_after_a_reboot_only_what_its_policy_says_is_started(engine: Engine) -> None:
+    def of(name: str, policy: RestartPolicy, *command: str) -> Group:
+        return Group(name=name, command=command, more={"restart": policy})
+
+    on_failure, never = RestartPolicy.ON_FAILURE, RestartPolicy.NEVER
+    wish = stack(
+        of("service", RestartPolicy.ALWAYS, "sleep", "infinity"),
+        of("done", on_failure, "true"),
+        of("ran", on_failure, "sleep", "infinity"),
+        of("failed-once", never, "false"),
+        of("ran-once", never, "sleep", "infinity"),
+        Group(name="job", job=True, command=("false",)),
+    )
+    engine.settle(wish, passes=30)
+    engine.fake.reboot()
+    engine.now = 10.0
+    plan = engine.plan(wish)
+    started = {str(change.ref) for change in plan.changes if change.ref.kind is Kind.CONTAINER}
+    assert started == {"container/service-1/service", "container/ran-1/ran"}
+    assert plan.failures == {
+        container("failed-once"): "exit 1, restart: never",
+        container("ran-once"): "unknown exit, restart: never",
+        container("job"): "job failed: exit 1 after 4 runs",
+    }
 
 
 def test_depends_on_does_not_cascade(engine: Engine) -> None:
@@ -354,6 +519,17 @@ def test_force_restarts_what_runs_and_runs_what_is_done(engine: Engine) -> None:
     engine.settle(wish)
     plan = engine.plan(wish, Policy(force=frozenset({container("web"), container("job")})))
     assert verbs(plan) == {container("web"): Verb.RESTART, container("job"): Verb.START}
+
+
+def test_a_forced_start_forgives_what_went_wrong_before(engine: Engine) -> None:
+    wish = stack(Group(name="web", command=("sh", "-c", "exit 1")))
+    plan = engine.settle(wish, passes=200)
+    assert "gave up" in plan.failures[container("web")]
+    forced = engine.plan(wish, Policy(force=frozenset({container("web")})))
+    assert not forced.failures and ops(forced) == [(op, str(container("web"))) for op in ("update", "start")]
+    engine.run(forced)
+    again = engine.plan(wish)
+    assert not again.failures and change(again, container("web")).not_before is None
 
 
 def test_what_is_held_is_not_tried_and_holds_its_dependents(engine: Engine) -> None:

@@ -118,12 +118,12 @@ class Containers:
         if placed.extra:
             self._records.rewrite(target, extra=self._contents.marked(placed))
 
-    def stop(self, record: Record) -> None:
+    def stop(self, record: Record, fault: str | None) -> None:
         target, names = record.target, self._names(record)
         stop = codec.decode(ContainerSpec, record.spec).stop
         if not self._running(target, names):
             return
-        asked = self._supervisor.signal(target.id, signal_number(stop.signal), stopping=True)
+        asked = self._supervisor.signal(target.id, signal_number(stop.signal), stopping=True, fault=fault)
         if asked and self._supervisor.wait(target.id, stop.grace):
             return
         self._kill(target, names)
@@ -221,8 +221,6 @@ class Containers:
     def _unsupervised(self, record: Record, addresses: Mapping[str, str]) -> Observation:
         """What the supervisor does not know: never launched, of an earlier boot, or its process record was lost."""
         exits = read_exits(self._journal(record.target))
-        if exits and not exits[-1].ended and (record.spec or {}).get("job") is None:
-            exits = ()  # an end of an earlier boot means something only for a job: it is done
         names = self._names(record)
         if self._cgroups.populated(names):
             return record.observation(

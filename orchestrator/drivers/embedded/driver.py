@@ -86,12 +86,12 @@ class EmbeddedDriver:
     def start(self, target: Incarnation) -> None:
         self._told(target, lambda: self._starter(target)(self._record(target)))
 
-    def stop(self, target: Incarnation) -> None:
+    def stop(self, target: Incarnation, *, fault: str | None = None) -> None:
         record = self._records.read(target)
         if target.ref.kind is Kind.GROUP:
             self._told(target, lambda: self._groups.stop(target))
         elif target.ref.kind is Kind.CONTAINER and record is not None and record.readable:
-            self._told(target, lambda: self._containers.stop(record))
+            self._told(target, lambda: self._containers.stop(record, fault))
 
     def update(self, target: Incarnation, spec: Spec, fields: Sequence[str], bound: Sequence[Bound]) -> None:
         """The effect first, then the record: cut off in between, the next plan finds the difference again."""

@@ -111,7 +111,7 @@ class NetworkDriver:
         else:
             self._effect.put(target.id, self._service_rules(target, spec))
 
-    def stop(self, target: Incarnation) -> None:
+    def stop(self, target: Incarnation, *, fault: str | None = None) -> None:
         self._effect.put(target.id, None)
 
     def update(self, target: Incarnation, spec: Spec, fields: Sequence[str], bound: Sequence[Bound]) -> None:

@@ -1,42 +1,18 @@
-"""The network namespace in which a thread works, and what is read there.
+"""What is read and set in the network namespace in which a thread works (`entered`).
 
-In: the path of a pinned namespace, or None for the one that the process is in. A thread is always brought back.
+In: names of links, files and settings. Out: what they are there.
 /proc/thread-self/net and /proc/sys/net follow the thread, /sys/class/net does not: it is not used.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.errors import StepError
-from orchestrator.supervisor.kernel.processes import setns
-
-_NEWNET = 0x40000000  # CLONE_NEWNET
-
-
-@contextlib.contextmanager
-def entered(path: str | None) -> Iterator[None]:
-    """Run the body with this thread in the namespace at `path`; OSError where it cannot be entered."""
-    if path is None:
-        yield
-        return
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            setns(there, _NEWNET)
-        finally:
-            os.close(there)
-        try:
-            yield
-        finally:
-            setns(home, _NEWNET)
-    finally:
-        os.close(home)
+from orchestrator.supervisor.kernel.namespaces import entered as entered
 
 
 @contextlib.contextmanager

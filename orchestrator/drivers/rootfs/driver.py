@@ -72,7 +72,7 @@ class RootfsDriver:
         """Make again what is gone from disk."""
         self.root(target)
 
-    def stop(self, target: Incarnation) -> None:
+    def stop(self, target: Incarnation, *, fault: str | None = None) -> None:
         """Nothing runs in a rootfs itself."""
 
     def update(self, target: Incarnation, spec: Spec, fields: Sequence[str], bound: Sequence[Bound]) -> None:
