@@ -17,7 +17,7 @@ from orchestrator.errors import StepError
 from orchestrator.model import codec
 from orchestrator.model.desired import ContainerSpec, Limits, Need, Spec, Stack
 from orchestrator.model.ids import Incarnation, Kind, Ref
-from orchestrator.model.observed import Exit, Health, Observation, Phase
+from orchestrator.model.observed import EDITED, Exit, Health, Observation, Phase
 from orchestrator.ports.driver import Bound, Problem
 
 KEPT = 16
@@ -145,7 +145,8 @@ class FakeDriver:
         def effect() -> None:
             thing = self._known(target, "update")
             self._require(target, "update", bound)
-            thing.edited = self.clock() if spec != thing.spec else thing.edited
+            if spec != thing.spec or EDITED in fields:
+                thing.edited = self.clock()
             thing.spec = spec
             thing.needs = tuple(each.need for each in bound)
             if thing.phase is Phase.RUNNING:

@@ -13,6 +13,9 @@ from orchestrator.model.ids import Ref
 LOST = "lost"  # in `Observation.actual`: out of reach, so that only a new process gets it back
 
 
+EDITED = "edited"  # among the fields of an update: what went wrong before it is forgiven, as by an edit
+
+
 class Phase(StrEnum):
     """How far an incarnation has come. Kinds without processes are `running` when they are in effect."""
 

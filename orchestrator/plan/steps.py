@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from orchestrator.graph import order
 from orchestrator.model.desired import Need, ServiceSpec, Stack, Until
 from orchestrator.model.ids import Kind, Ref
-from orchestrator.model.observed import Observation, Phase
+from orchestrator.model.observed import EDITED, Observation, Phase
 from orchestrator.plan.changes import Change, Op, Step, Verb
 
 Key = tuple[Op, Ref, str | None]  # a step before it has a number; id None: the incarnation made in this plan
@@ -274,6 +274,8 @@ class _Build:
         number = numbers[key]
         after = sorted({numbers[other] for other in self.after[key] if numbers[other] < number})
         written = op in (Op.CREATE, Op.UPDATE)
+        change = self.changes.get(ref)
+        fields = [each.name for each in change.fields] if change and op is Op.UPDATE else []
         return Step(
             number=number,
             op=op,
@@ -282,8 +284,8 @@ class _Build:
             after=tuple(after),
             spec=self.stack.resources[ref] if written else None,
             needs=self._needs(ref) if written else (),
-            fields=tuple(each.name for each in self.changes[ref].fields) if op is Op.UPDATE else (),
-            fault=self.changes[ref].fault if op is Op.STOP and ref in self.changes else None,
+            fields=(*fields, EDITED) if change and change.forgive and op is Op.UPDATE else tuple(fields),
+            fault=change.fault if change and op is Op.STOP else None,
         )
 
 

@@ -67,7 +67,7 @@ class Driver(Protocol):
 
     def update(self, target: Incarnation, spec: Spec, fields: Sequence[str], bound: Sequence[Bound]) -> None:
         """Write the live `fields` (dotted names) of `spec` to what runs and mend what `observe` told as damage; record
-        `spec` and its needs anew."""
+        `spec` and its needs anew. With EDITED among the fields it counts as an edit though none was changed."""
         ...
 
     def delete(self, target: Incarnation) -> None:

@@ -190,6 +190,28 @@ def test_a_new_environment_is_a_new_process_of_the_same_incarnation(world: World
     assert world.plan(wish).empty
 
 
+def test_a_forced_start_of_what_had_ended_forgives_its_past(world: World) -> None:
+    wish = stack(group_of("web", "sh", "-c", "exit 3"))
+    world.apply(wish)
+    ended = world.wait(container("web"), lambda each: each is not None and each.phase is Phase.EXITED)
+    made = world.apply(wish, Policy(force=frozenset({container("web")})))
+    assert [(step.op.value, step.ref) for step in made.steps] == [
+        (op, container("web")) for op in ("update", "start")
+    ]
+    after = world.wait(container("web"), lambda each: each is not None and len(each.exits) == 2)
+    assert after.id == ended.id and after.edited is not None
+    assert ended.exits[0].started < after.edited <= after.exits[1].started
+
+
+def test_a_stop_for_a_fault_is_told_with_the_exit_and_counts(world: World) -> None:
+    world.apply(stack(group_of("web")))
+    world.driver(container("web")).stop(world.incarnation(container("web")), fault="is unhealthy: 500")
+    found = world.seen(container("web"))
+    assert found and [(end.stopped, end.fault, end.success) for end in found.exits] == [
+        (True, "is unhealthy: 500", False)
+    ]
+
+
 def test_a_replaced_group_takes_its_containers_along_and_leaves_others_alone(world: World) -> None:
     world.apply(stack(group_of("web"), group_of("db")))
     before = {each.ref: each.id for each in world.observed()}

@@ -21,9 +21,10 @@ from orchestrator.errors import StepError
 from orchestrator.model import codec
 from orchestrator.model.desired import ContainerSpec, GroupSpec, Limits, Spec, Stack, StackSpec
 from orchestrator.model.ids import Incarnation, Kind
-from orchestrator.model.observed import Observation, Phase
+from orchestrator.model.observed import EDITED, Observation, Phase
 from orchestrator.ports.driver import Attached, Bound, ExecRequest, GroupNetwork, Problem, Roots, Volumes
 from orchestrator.ports.layout import Layout
+from orchestrator.supervisor import facts
 from orchestrator.supervisor.client import Supervisor
 
 
@@ -132,6 +133,7 @@ class EmbeddedDriver:
             self._groups.update(target, spec, frozenset(each.split(".")[0] for each in fields))
         elif isinstance(spec, ContainerSpec):
             extra = self._containers.update(record, spec, fields)
+            extra = {**extra, **({EDITED: facts.boottime()} if EDITED in fields else {})}
         self._records.rewrite(target, spec=spec, bound=bound, extra=extra)
 
     def _delete(self, target: Incarnation) -> None:
