@@ -10,7 +10,7 @@ export PORT
 PACKAGES := python3-venv nftables iproute2 libseccomp2 curl
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev packages run test check check-style check-types check-layers check-tests bench schema clean-demo
+.PHONY: help venv dev packages run test check check-style check-types check-layers check-tests soak bench schema clean-demo
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -85,6 +85,9 @@ check-layers: dev
 
 check-tests: dev
 	@$(BIN)/python -m pytest -q -n 2 -m "not root and not vm"
+
+soak: dev ## kill everything of ours for ten minutes, over and over, and report (MINUTES=10)
+	@$(BIN)/python -m tests.crash.soak --minutes $(or $(MINUTES),10) --report docs/soak.md
 
 bench: dev ## measure starts, plan and ps against the machine's limit
 	@$(BIN)/python -m benchmarks

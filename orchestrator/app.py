@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ConflictError
-from orchestrator.model.ids import Kind
+from orchestrator.model.ids import Kind, Ref
 from orchestrator.ports.layout import Layout
 
 if TYPE_CHECKING:
@@ -195,6 +195,13 @@ class App:
         found = self._store.latest(stack) if self._store else None
         return document.decode(found.document) if found else None
 
+    def recorded_as(self, stack: Stack) -> bool:
+        """Whether the newest revision wishes just this."""
+        from orchestrator.state import document
+
+        mark = self._store.mark(stack.name) if self._store else None
+        return mark is not None and mark.digest == document.digest(document.encode(stack))
+
     def observe(self, stack: str) -> Observed:
         """Everything of the stack."""
         return self._with_health(self.drivers, stack)
@@ -202,6 +209,18 @@ class App:
     def observe_containers(self, stack: str) -> Observed:
         """Its groups and containers (and what else their driver holds)."""
         return self._with_health([each for each in self.drivers if each.kinds & LOOKED_AT], stack)
+
+    def volumes(self, stack: str) -> tuple[Ref, ...]:
+        """Those of which there is data."""
+        return tuple(
+            sorted(
+                {
+                    each.ref
+                    for each in self.world.drivers[Kind.VOLUME].observe(stack)
+                    if each.ref.kind is Kind.VOLUME
+                }
+            )
+        )
 
     def _with_health(self, drivers: Sequence[Driver], stack: str) -> Observed:
         from orchestrator.control import health

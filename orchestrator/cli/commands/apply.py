@@ -31,7 +31,8 @@ def guard(app: App, stacks: Sequence[Stack], options: Options) -> None:
     """Refuses, before anything is touched, what looks like half a manifest; raises UsageError."""
     if not options.allow_prune:
         for stack in stacks:
-            prune.guard(stack, app.observe_containers(stack.name))
+            if not app.recorded_as(stack):  # what is wished already was looked at when it was new
+                prune.guard(stack, app.observe_containers(stack.name))
 
 
 def apply(app: App, stack: Stack, options: Options) -> Iterator[Event]:

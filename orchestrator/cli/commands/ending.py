@@ -10,7 +10,7 @@ from orchestrator.cli.commands.status import StackStatus, containers
 from orchestrator.cli.exits import ExitCode
 from orchestrator.control.events import Event, Interrupted, Superseded, TimedOut, Waiting
 from orchestrator.control.outcome import Settled, Stalled
-from orchestrator.model.ids import Kind, Ref
+from orchestrator.model.ids import Ref
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +27,13 @@ class Ended:
 def outcome(app: App, stack: str, last: Event | None) -> Ended:
     """`last`: the last event that was seen; None: the iteration was cut off."""
     code, how, reasons = _meaning(last)
-    observed = app.observe(stack)
+    observed = app.observe_containers(stack)
     return Ended(
         code=code,
         how=how,
         status=StackStatus(name=stack, revision=app.revision(stack), containers=containers(observed)),
         reasons=reasons,
-        kept=tuple(sorted({each.ref for each in observed if each.ref.kind is Kind.VOLUME})),
+        kept=app.volumes(stack),
     )
 
 
