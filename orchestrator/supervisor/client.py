@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -97,6 +98,9 @@ class Supervisor:
         self._changes: socket.socket | None = None
         self._news = wire.Incoming()  # of `_changes`
         self._sure = 0.0
+        self._states: dict[str, ProcessState] = {}  # as of `_point`, which is the supervisor's
+        self._point: list[Any] | None = None
+        self._states_lock = threading.Lock()
 
     def ensure(self) -> None:
         """Start keeper and supervisor unless both are there; waits at most 10 s, then raises HostError.
@@ -171,12 +175,26 @@ class Supervisor:
         return ended
 
     def states(self, ids: Iterable[str] | None = None) -> Mapping[str, ProcessState]:
-        """What is known of `ids` (default: all); ids that were never launched, or were forgotten, are absent."""
-        if not self.alive() and not start.records(self._layout):
+        """What is known of `ids` (default: all); ids that were never launched, or were forgotten, are absent.
+
+        The supervisor is asked each time, and answers with what has changed since the last time.
+        """
+        if not self._idle and not self.alive() and not start.records(self._layout):
             return {}
-        asked = None if ids is None else list(ids)
-        found = self._ask({"op": "states", "ids": asked})
-        return {each["id"]: _state(each) for each in found}
+        with self._states_lock:
+            more = True
+            while more:
+                page = self._ask({"op": "states", "ids": None, "since": self._point})
+                if isinstance(page, list):  # an older supervisor: all states, and no point
+                    page = {"fresh": True, "states": page, "gone": (), "point": None, "more": False}
+                if page["fresh"]:
+                    self._states.clear()
+                self._states |= {each["id"]: _state(each) for each in page["states"]}
+                for id in page["gone"]:
+                    self._states.pop(id, None)
+                self._point, more = page["point"], page["more"]
+            known = self._states
+            return dict(known) if ids is None else {id: known[id] for id in ids if id in known}
 
     def set_logs(self, id: str, logs: LogTarget) -> None:
         """Change the size of a running container's log ring."""

@@ -20,6 +20,7 @@ from orchestrator.supervisor.children import Child, sweep
 from orchestrator.supervisor.connection import Connection, listening, trusted
 from orchestrator.supervisor.container import Container
 from orchestrator.supervisor.kernel import CallError, processes
+from orchestrator.supervisor.ledger import Ledger
 from orchestrator.supervisor.loop import Loop
 from orchestrator.supervisor.terminal import Passage
 from orchestrator.supervisor.version import version
@@ -39,6 +40,7 @@ class Supervision:
         version()  # of the code that was just loaded, before anybody replaces it
         self._loop = Loop()
         self._containers: dict[str, Container] = {}
+        self._ledger = Ledger()
         self._waiting: dict[str, list[tuple[Connection, Any]]] = {}
         self._subscribers: set[Connection] = set()
         self._keeper: Connection | None = None
@@ -49,6 +51,7 @@ class Supervision:
         """Adopt what runs, then answer until `stop`."""
         for container in adoption.found(self._run, self._boot):
             self._containers[container.id] = container
+            self._ledger.touch(container.id)
             if container.running:
                 self._adopt(container)
         adoption.sweep(self._run, self._containers.values())
@@ -114,6 +117,7 @@ class Supervision:
                 os.close(fd)
         container.pid, container.pidfd = launched.pid, launched.pidfd
         container.ticks = facts.start_ticks(launched.pid)
+        self._ledger.touch(container.id)
         self._watch_logs(container)
         child = Child(self._loop, launched)
         child.executed = lambda: connection.answer(container.state())
@@ -218,10 +222,7 @@ class Supervision:
         waiting.append(entry)
 
     def _do_states(self, connection: Connection, frame: wire.Frame) -> None:
-        ids = frame.header["ids"]
-        known = self._containers
-        asked = known.values() if ids is None else [known[id] for id in ids if id in known]
-        connection.answer([each.state() for each in asked])
+        connection.answer(self._ledger.page(self._containers, frame.header["since"]))
 
     def _do_set_logs(self, connection: Connection, frame: wire.Frame) -> None:
         container = self._containers.get(frame.header["id"])
@@ -239,6 +240,7 @@ class Supervision:
             return
         if container is not None:
             del self._containers[container.id]
+            self._ledger.touch(container.id)
             container.remove()
         connection.answer(None)
 
@@ -291,6 +293,7 @@ class Supervision:
         container.exits.append(exit)
         container.pid = container.ticks = None
         container.stopping, container.fault = False, None
+        self._ledger.touch(container.id)
         try:
             # The record keeps its pid: that this start has ended is told by the journal alone, in one write.
             journal.append(container.journal, exit)
