@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import HostError, StepError
 from orchestrator.model import codec
-from orchestrator.model.desired import Limits, Until
+from orchestrator.model.desired import Content, Limits, SecretMount, Until, Update
 from orchestrator.model.ids import Incarnation, Kind
 from orchestrator.model.observed import Phase
 from orchestrator.plan import readiness
@@ -210,6 +211,23 @@ def test_a_stop_for_a_fault_is_told_with_the_exit_and_counts(world: World) -> No
     assert found and [(end.stopped, end.fault, end.success) for end in found.exits] == [
         (True, "is unhealthy: 500", False)
     ]
+
+
+@pytest.mark.parametrize("update", [Update.LIVE, Update.RESTART, Update.REPLACE])
+def test_new_bytes_of_a_secret_come_as_it_asks(world: World, tmp_path: Path, update: Update) -> None:
+    source = tmp_path / "secret"
+    mounts = (SecretMount(secret="s", target="/run/secrets/s"),)
+    for digest in ("1" * 64, "2" * 64):
+        content = Content(digest=digest, source=str(source), update=update)
+        wish = stack(group_of("web", more={"mounts": mounts, "contents": {"secret/s": content}}))
+        source.write_text(digest)
+        before, changes = world.seen(container("web")), world.apply(wish).changes
+        found = world.seen(container("web"))
+        assert found is not None and world.plan(wish).empty
+    assert before is not None and len(changes) == 1
+    assert changes[0].verb.value == {"live": "update"}.get(update, update)
+    assert (found.pid == before.pid) is (update is Update.LIVE)
+    assert (found.id == before.id) is (update is not Update.REPLACE)
 
 
 def test_a_replaced_group_takes_its_containers_along_and_leaves_others_alone(world: World) -> None:

@@ -19,6 +19,7 @@ EDITS = {
         ("{tmpfs: 1MiB, target: /tmp}", "{tmpfs: 2MiB, target: /tmp}"),
         "writer-1/writer",
     ),
+    "secrets-and-configs.yaml": (("hello from", "good day from"), "config greeting changed"),
     "jobs-and-dependencies.yaml": (("seq 1 1000", "seq 1 2000"), "container/fetch-1/fetch"),
 }
 

@@ -6,7 +6,7 @@ import errno
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from orchestrator.model.desired import CommandProbe, Health, Stack, Until
 from orchestrator.model.ids import Kind, Ref
 from orchestrator.model.observed import Phase
 from orchestrator.plan.changes import Policy
+from orchestrator.ports.driver import Problem
 from orchestrator.ports.layout import Layout
 from orchestrator.state import document
 from orchestrator.state.locks import StackLock
@@ -42,7 +43,7 @@ class World:
     """A reconciler over the fake, with a real prober whose commands answer as told."""
 
     def __init__(self, folder: Path) -> None:
-        self.fake = fake.FakeDriver(boottime)
+        self.fake = Refusing(boottime)
         self.layout = Layout.at(folder)
         self.store = Store(self.layout.database, clock=time.time)
         self.pool = ThreadPoolExecutor(4)
@@ -83,11 +84,36 @@ class World:
         return list(follow(self.reconciler, following, prober=self.prober, ends=None))
 
 
+class Refusing(fake.FakeDriver):
+    """Cannot have what `problems` say."""
+
+    problems: tuple[Problem, ...] = ()
+
+    def check(self, stack: Stack) -> Sequence[Problem]:
+        return [each for each in self.problems if each.ref in stack.resources]
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
     with made.prober, made.pool, made.store:
         yield made
+
+
+def test_nothing_is_stopped_for_a_start_that_this_host_cannot_have(world: World) -> None:
+    world.follow(stack(Group(name="web"), Group(name="ok")))
+    pid = world.fake.thing(container("web")).pid
+    why = "secret pw: /etc/pw: no such file or directory"
+    world.fake.problems = (Problem(ref=container("web"), field="contents.secret/pw", message=why),)
+    new = {"env": {"LEVEL": "2"}}
+    wish = stack(Group(name="web", more=new), Group(name="ok", more=new))
+    last = world.follow(wish)[-1]
+    assert isinstance(last, Stalled) and last.reasons == {container("web"): why}
+    assert world.fake.thing(container("web")).pid == pid
+    assert world.fake.thing(container("ok")).starts == 2
+    world.fake.problems = ()
+    assert isinstance(world.follow(wish)[-1], Settled)
+    assert world.fake.thing(container("web")).starts == 2
 
 
 PROBED = {"health": Health(probe=CommandProbe(command=("ok",)), interval=1.0, timeout=0.5)}
