@@ -234,9 +234,20 @@ class App:
 
     def plan(self, stack: Stack, policy: Policy) -> Plan:
         """What an apply would do now."""
+        from orchestrator.control import neighbours
         from orchestrator.plan.planner import plan
 
-        return plan(stack, self.observe(stack.name), policy, self._clock(), name=stack.name)
+        observed = self.observe(stack.name)
+        policy = neighbours.aware(policy, stack.name, stack, observed, self.world.drivers)
+        return plan(stack, observed, policy, self._clock(), name=stack.name)
+
+    def borrowed(self, name: str, stack: Stack | None, *, prune_data: bool) -> Mapping[Ref, tuple[str, ...]]:
+        """What other stacks use of that which the stack would lose with this wish, and which they are."""
+        from orchestrator.control import neighbours
+
+        drivers = [each for each in self.drivers if each.kinds & neighbours.LENT]
+        doomed = neighbours.doomed(stack, self._with_health(drivers, name), prune_data=prune_data)
+        return neighbours.borrowed(name, doomed, self.world.drivers)
 
     # changing
 

@@ -16,6 +16,7 @@ from orchestrator.plan import explain
 from orchestrator.plan.changes import Plan
 
 STEADY = 0.5  # seconds that a container without a probe must be up before `settled` is said
+LOOK_AGAIN = 1.0  # seconds between looks at what another stack is to bring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,9 @@ def judge(stack: Stack | None, plan: Plan, observed: Observed, now: float) -> Ou
         if change.not_before is not None and not change.waits:
             active[change.ref] = f"restarts in {max(0.0, change.not_before - now):.0f} s: {change.reason}"
             due.append(change.not_before)
+    if any(need.ref.owner for change in plan.changes for need in change.waits):
+        active |= waits  # another stack may bring it at any time, and nobody tells of that
+        due.append(now + LOOK_AGAIN)
     if active:
         after = max(0.0, min(due) - now) if due else None
         return Again(after=after, pending={**plan.failures, **active, **waits})

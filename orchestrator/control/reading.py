@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from orchestrator.control.neighbours import owners_first
 from orchestrator.diagnostics import Diagnostic, Severity
 from orchestrator.errors import HostError, ManifestError
 from orchestrator.model.desired import Stack
@@ -37,8 +38,8 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """Valid stacks in the order written, warnings about them, and their texts for showing places. `files`: as `Loaded`
-    has them."""
+    """Valid stacks in the order written, but owners before those who use their things; warnings about them, and their texts
+    for showing places. `files`: as `Loaded` has them."""
 
     stacks: tuple[Stack, ...]
     warnings: tuple[Diagnostic, ...]
@@ -78,7 +79,9 @@ def read(
     found = sorted(dict.fromkeys(found), key=lambda each: _place(each, tuple(loaded.sources)))
     if any(each.severity is Severity.ERROR for each in found):
         raise InvalidManifest(found, loaded.sources, loaded.files)
-    return Read(stacks=tuple(stacks), warnings=tuple(found), sources=loaded.sources, files=loaded.files)
+    return Read(
+        stacks=owners_first(stacks), warnings=tuple(found), sources=loaded.sources, files=loaded.files
+    )
 
 
 def _place(each: Diagnostic, files: Sequence[str]) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
-from orchestrator.control import health
+from orchestrator.control import health, neighbours
 from orchestrator.control.outcome import Again, Outcome, Settled, judge
 from orchestrator.errors import ConflictError, HostError
 from orchestrator.execute.executor import Status, StepResult, execute
@@ -127,7 +127,9 @@ class Reconciler:
 
     def plan(self, name: str, stack: Stack | None, policy: Policy | None = None) -> Plan:
         """What a pass would do now for this wish; touches nothing, takes no lock."""
-        return make_plan(stack, self.observe(name), policy or Policy(), self.clock(), name=name)
+        observed = self.observe(name)
+        policy = neighbours.aware(policy or Policy(), name, stack, observed, self.drivers)
+        return make_plan(stack, observed, policy, self.clock(), name=name)
 
     def reconcile(self, name: str) -> Outcome:
         """One pass, its events dropped. ConflictError: somebody else holds the stack."""
@@ -159,6 +161,7 @@ class Reconciler:
             if not revision:
                 return Pass(revision=0, plan=Plan(stack=name), observed=observed, outcome=Settled())
             policy = replace(policy, prune_data=policy.prune_data or prune_data)
+            policy = neighbours.aware(policy, name, stack, observed, self.drivers)
             plan = make_plan(stack, observed, policy, now, name=name)
             blocked = self._blocked(stack, plan)
             if blocked:

@@ -1,12 +1,14 @@
 """Volumes: folders that outlive containers and stacks. Known by (stack, name), so a re-applied stack finds its data.
 
 In: volume incarnations. Out: the folder `Layout.volume(...)/data`, root's, mode 0755, empty at first: what the rootfs
-holds at the mount's target is hidden, not copied in (unlike Docker's named volumes). Only `delete` removes data.
+holds at the mount's target is hidden, not copied in (unlike Docker's named volumes). Only `delete` removes data, and never
+another stack's: of such a volume (`infra/data`) there is a record and no more.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Sequence
 
@@ -40,10 +42,11 @@ class VolumeDriver:
 
     def create(self, target: Incarnation, spec: Spec, bound: Sequence[Bound]) -> None:
         self._records.write(target, spec, bound)
-        self._make(target)
+        self.start(target)
 
     def start(self, target: Incarnation) -> None:
-        self._make(target)
+        if target.ref.owner is None:
+            self._make(target)
 
     def stop(self, target: Incarnation, *, fault: str | None = None) -> None:
         """Nothing runs in a volume."""
@@ -56,6 +59,7 @@ class VolumeDriver:
         record = self._records.read(target)
         # An unreadable record does not tell the name, and data is never removed on a guess.
         if record is not None and record.readable and not self._shared(record.target):
+            self._refuse_others(record.target)
             folder = self._layout.volume(target.stack, record.target.ref.name)
             try:
                 remove_tree(folder)
@@ -66,13 +70,21 @@ class VolumeDriver:
         self._records.remove(target)
 
     def path(self, target: Incarnation) -> str:
-        return os.fspath(self._layout.volume(target.stack, target.ref.name) / "data")
+        owner, _, name = target.ref.name.rpartition("/")
+        return os.fspath(self._layout.volume(owner or target.stack, name) / "data")
 
     def _phase(self, record: Record) -> Phase:
         return Phase.RUNNING if os.path.isdir(self.path(record.target)) else Phase.CREATED  # noqa: PTH112
 
+    def _refuse_others(self, target: Incarnation) -> None:
+        """The last look before data goes: another stack may have come to it since the plan was made."""
+        name = f"{target.stack}/{target.ref.name}"
+        for stack in sorted(self._records.stacks()):
+            if any(each.target.ref.name == name for each in self._records.list(stack)):
+                raise StepError(f"{target.ref}: stack {stack} uses it", errno=errno.EBUSY)
+
     def _shared(self, target: Incarnation) -> bool:
-        return any(
+        return target.ref.owner is not None or any(
             each.target.ref == target.ref and each.target.id != target.id
             for each in self._records.list(target.stack)
         )

@@ -53,6 +53,7 @@ class Code(StrEnum):
     NOT_A_JOB = "ORC116"
     UNKNOWN_SECRET = "ORC117"
     UNKNOWN_CONFIG = "ORC118"
+    EXTERNAL = "ORC119"
     PORT_TAKEN = "ORC120"
     PUBLISH_WITHOUT_NETWORK = "ORC121"
     SUBNET = "ORC122"
@@ -106,6 +107,7 @@ MEANINGS: Mapping[Code, str] = {
     Code.NOT_A_JOB: "`completed` is asked of something that is not a job",
     Code.UNKNOWN_SECRET: "a secret is not declared",
     Code.UNKNOWN_CONFIG: "a config is not declared",
+    Code.EXTERNAL: "something external is the stack's own, or is named twice",
     Code.PORT_TAKEN: "two published ports overlap",
     Code.PUBLISH_WITHOUT_NETWORK: "ports are published of a group without networks",
     Code.SUBNET: "a subnet is malformed or overlaps another one",

@@ -115,6 +115,7 @@ Name = Annotated[
     reading(scalars.name),
     WithJsonSchema({"type": "string", "pattern": scalars.NAME_PATTERN, "maxLength": scalars.NAME_LENGTH}),
 ]
+External = Annotated[str, reading(scalars.external), _json("string", scalars.EXTERNAL_PATTERN)]
 StackName = Annotated[str, reading(scalars.name), _json("string", scalars.NAME_PATTERN)]
 Text = Annotated[str, reading(scalars.filled), _json("string", minLength=1)]
 AnyText = Annotated[str, reading(scalars.text), _json("string")]

@@ -25,9 +25,8 @@ _LATER: Mapping[str, Mapping[str, str]] = {
         "image": "unpack the image and use directory: or archive:",
         "pull": "unpack the image and use directory: or archive:",
     },
-    "network": {"external": "declare the network in this stack", "ipv6": "networks are IPv4 until then"},
+    "network": {"ipv6": "networks are IPv4 until then"},
     "volume": {
-        "external": "declare the volume in this stack",
         "per": "a volume is shared by all replicas until then",
         "shared": "every volume can be mounted by several containers until then",
     },

@@ -27,6 +27,10 @@ def _required_one(*keys: str) -> dict[str, Any]:
     return {"patternProperties": {"^x-": {}}, "oneOf": [{"required": [key]} for key in keys]}
 
 
+def _alone(key: str, *others: str) -> dict[str, Any]:
+    return {"not": {"anyOf": [{"required": [key, each]} for each in others]}}
+
+
 class Io(Part):
     """Limits of reading and writing on one block device."""
 
@@ -121,10 +125,16 @@ class Rootfs(Part):
 
 
 class Network(Part):
-    """A network of this stack."""
+    """A network of this stack, or another stack's."""
 
     kind = "network"
     forms = ({"type": "null"},)
+    model_config = ConfigDict(json_schema_extra=_alone("external", "subnet", "internal"))
+    external: f.External | None = Field(
+        None,
+        description="Another stack's network, as STACK/NETWORK; what joins it waits until it is there.",
+        examples=["infra/edge"],
+    )
     subnet: f.Subnet | None = Field(
         None, description="Its IPv4 addresses; by default they come from one pool.", examples=["10.86.7.0/24"]
     )
@@ -134,12 +144,28 @@ class Network(Part):
     def short(cls, data: Any) -> Any:
         return {} if data is None else data
 
+    @model_validator(mode="after")
+    def _of_one_stack(self) -> Network:
+        others = sorted(self.model_fields_set - {"external"})
+        if self.external is not None and others:
+            raise refuse(
+                Code.COMBINATION,
+                f"takes no {others[0]} beside external",
+                "its own stack says what it is like",
+            )
+        return self
+
 
 class Volume(Part):
     """A folder that outlives its containers; kept when the stack is deleted."""
 
     kind = "volume"
     forms = ({"type": "null"},)
+    external: f.External | None = Field(
+        None,
+        description="Another stack's volume, as STACK/VOLUME; what mounts it waits until it is there.",
+        examples=["infra/data"],
+    )
 
     @classmethod
     def short(cls, data: Any) -> Any:

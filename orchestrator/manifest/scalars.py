@@ -245,6 +245,7 @@ def mode(value: Any) -> int:
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
+EXTERNAL_PATTERN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?/[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 
 
 def name(value: Any) -> str:
@@ -261,6 +262,14 @@ def name(value: Any) -> str:
         hint=f'did you mean "{guess}"?' if guess and guess != value else None,
         code=Code.NAME if isinstance(value, str) else Code.TYPE,
     )
+
+
+def external(value: Any) -> str:
+    """Another stack's thing: `infra/edge`."""
+    parts = value.split("/") if isinstance(value, str) else ()
+    if len(parts) == 2 and all(len(part) <= NAME_LENGTH and _NAME.fullmatch(part) for part in parts):
+        return str(value)
+    unfit(value, "the names of a stack and of a thing in it, such as infra/edge")
 
 
 def hostname(value: Any) -> str:

@@ -123,7 +123,10 @@ class RootfsSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
-    """`members` are the names (instances and services) that get an address here, in a stable order."""
+    """`members` are the names (instances and services) that get an address here, in a stable order.
+
+    Of another stack's network (`infra/edge`) they are all that this stack has to say.
+    """
 
     subnet: str | None = _replace(None)
     internal: bool = _live(False)
@@ -137,7 +140,8 @@ class VolumeSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSpec:
-    """One instance: `web-1`. `networks` in the order written; () is loopback only. `service` is the group's name."""
+    """One instance: `web-1`. `networks` (names of refs) in the order written; () is loopback only. `service` is the
+    group's name."""
 
     service: str = _replace()
     hostname: str = _replace()

@@ -14,8 +14,8 @@ class Kind(StrEnum):
 
     STACK = "stack"  # the whole stack's budget: the parent cgroup
     ROOTFS = "rootfs"
-    NETWORK = "network"
-    VOLUME = "volume"
+    NETWORK = "network"  # `edge`, or another stack's: `infra/edge`
+    VOLUME = "volume"  # likewise
     GROUP = "group"  # one instance (web-1): namespaces, addresses, hosts file, budget
     SERVICE = "service"  # the name `web`: virtual address and published ports over its instances
     CONTAINER = "container"
@@ -30,6 +30,12 @@ class Ref:
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.name}"
+
+    @property
+    def owner(self) -> str | None:
+        """The other stack whose network or volume this is: `infra` of `network/infra/edge`; None of one's own."""
+        owner, slash, _ = self.name.partition("/")
+        return owner if slash and self.kind in (Kind.NETWORK, Kind.VOLUME) else None
 
     @classmethod
     def parse(cls, text: str) -> Ref:

@@ -92,12 +92,17 @@ class Policy:
     `force`: refs to be restarted whatever their state. `held`: refs whose last attempt failed, with what was said: they are
     not tried again in this plan and stand among its failures. `stopped`: containers that an operator holds, with who and
     when in words: they are stopped, and not started.
+
+    And what other stacks of this host have to say: `absent`: networks and volumes of theirs that are wished for and are not
+    there; `borrowed`: those of this stack that others use, and who: they are not deleted.
     """
 
     prune_data: bool = False
     force: frozenset[Ref] = frozenset()
     held: Mapping[Ref, str] = field(default_factory=dict)
     stopped: Mapping[Ref, str] = field(default_factory=dict)
+    absent: frozenset[Ref] = frozenset()
+    borrowed: Mapping[Ref, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,6 +64,10 @@ def followed(need: Need, *, coming: bool) -> str:
     return f"{need.ref} {'gets' if coming else 'has got'} a new process"
 
 
+def used(stacks: Sequence[str]) -> str:
+    return f"stack {stacks[0]} uses it" if len(stacks) == 1 else f"stacks {', '.join(stacks)} use it"
+
+
 def newly_bound(need: Need) -> str:
     return f"needs {need.ref} now"
 

@@ -31,6 +31,7 @@ def plan(stack: Stack | None, observed: Observed, policy: Policy, now: float, *,
     for ref in _creation_order(wish):
         verdicts.add(ref)
     deletions = _deletions(surplus, wish, policy, everything=stack is None)
+    verdicts.failures.update(_still_borrowed(surplus, wish, policy))
     made, removed = steps.build(wish, kept, verdicts.changes, frozenset(verdicts.withheld), deletions)
     changes = [change for change in verdicts.changes.values() if change.verb is not Verb.KEEP]
     return Plan(stack=name, changes=(*changes, *removed), steps=made, failures=dict(verdicts.failures))
@@ -71,15 +72,26 @@ def _nearness(spec: Spec, each: Observation) -> tuple[bool, int, int, str]:
 def _deletions(
     surplus: list[Observation], stack: Stack, policy: Policy, *, everything: bool
 ) -> list[tuple[Observation, Change]]:
-    """Volumes are never deleted but by word; a second incarnation of one shares its data, so it stays as well."""
+    """Own volumes are never deleted but by word; a second incarnation of one shares its data, so it stays as well."""
     found = []
     for each in surplus:
         second = each.ref in stack.resources
-        if each.ref.kind is Kind.VOLUME and (second or not policy.prune_data):
+        data = each.ref.kind is Kind.VOLUME and each.ref.owner is None
+        if data and (second or not policy.prune_data):
+            continue
+        if each.ref in policy.borrowed and not second:
             continue
         reason = explain.SECOND if second else explain.STACK_GONE if everything else explain.GONE
         found.append((each, Change(ref=each.ref, verb=Verb.DELETE, reason=reason, id=each.id)))
     return found
+
+
+def _still_borrowed(surplus: list[Observation], stack: Stack, policy: Policy) -> Mapping[Ref, str]:
+    """What would be deleted, did others not use it."""
+    gone = {each.ref for each in surplus if each.ref not in stack.resources}
+    return {
+        ref: f"is not deleted: {explain.used(users)}" for ref, users in policy.borrowed.items() if ref in gone
+    }
 
 
 @dataclass
@@ -98,6 +110,8 @@ class _Verdicts:
 
     def add(self, ref: Ref) -> None:
         change = self._verb(ref, self.stack.resources[ref], self.kept.get(ref))
+        if ref in self.policy.absent and change.verb is not Verb.KEEP:
+            change = replace(change, waits=(Need(ref),))
         found = self.kept.get(ref)
         mending = change.verb is Verb.RESTART and (change.cause or (found and found.broken))
         if change.verb in NEW_START and not mending:  # what is mended ran: its gate was passed
@@ -257,7 +271,7 @@ class _Verdicts:
     def _met(self, need: Need) -> bool:
         """It holds now, or (until created, started) a step of this plan will make it hold."""
         change, found = self.changes.get(need.ref), self.kept.get(need.ref)
-        if change is None:
+        if change is None or need.ref in self.policy.absent:
             return False
         spec = self.stack.resources[need.ref]
         coming = need.ref not in self.withheld

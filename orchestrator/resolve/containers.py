@@ -23,12 +23,13 @@ _ALLOWED = "/dev/shm"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What containers refer to. `rootfs` grows by those that are written inside containers."""
+    """What containers refer to. `rootfs` grows by those that are written inside containers; `volumes`: name written ->
+    that of the ref."""
 
     manifest: Manifest
     report: Report
     rootfs: dict[str, d.RootfsSpec]
-    volumes: Mapping[str, pieces.Volume]
+    volumes: Mapping[str, str]
     contents: Mapping[str, d.Content]
 
 
@@ -153,7 +154,7 @@ def _check_below_files(found: Mapping[str, tuple[d.Mount, int]], path: Path, rep
 
 def _mount(written: pieces.Mount, path: tuple[str, ...], number: int, around: Surroundings) -> d.Mount:
     if written.volume is not None:
-        if written.volume not in around.volumes:
+        if written.volume not in around.volumes and not around.report.written("volumes", written.volume):
             around.report.fail(
                 Code.UNKNOWN_VOLUME,
                 f'volume "{written.volume}" is not declared',
@@ -164,7 +165,8 @@ def _mount(written: pieces.Mount, path: tuple[str, ...], number: int, around: Su
                     otherwise=f"declare it: volumes: {{{written.volume}: {{}}}}",
                 ),
             )
-        return d.VolumeMount(volume=written.volume, target=written.target, read_only=written.read_only)
+        volume = around.volumes.get(written.volume, written.volume)
+        return d.VolumeMount(volume=volume, target=written.target, read_only=written.read_only)
     if written.bind is not None:
         source = absolute(around.manifest, written.bind, *path)
         return d.BindMount(source=source, target=written.target, read_only=written.read_only)

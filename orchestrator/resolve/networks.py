@@ -22,7 +22,7 @@ ANY = "0.0.0.0"
 def networks_of(
     declared: Mapping[str, pieces.Network], units: Mapping[str, Unit], report: Report
 ) -> dict[str, NetworkSpec]:
-    """Every declared network, and `default` where a group needs it; members in the order written."""
+    """Every declared network, and `default` where a group needs it, by the names written; members in that order."""
     members: dict[str, list[str]] = {name: [] for name in declared}
     for unit in units.values():
         for name in _joined(unit, declared, report):
@@ -39,6 +39,35 @@ def networks_of(
     }
 
 
+def named(
+    word: str,
+    declared: Mapping[str, pieces.Network] | Mapping[str, pieces.Volume],
+    stack: str,
+    report: Report,
+) -> dict[str, str]:
+    """The names written -> those of refs: another stack's are `infra/edge`. `word`: the key, networks or volumes."""
+    names: dict[str, str] = {}
+    for name, each in declared.items():
+        if each.external is not None and each.external.partition("/")[0] == stack:
+            report.fail(
+                Code.EXTERNAL,
+                f'"{each.external}" is of this stack itself',
+                (word, name, "external"),
+                hint="leave external out",
+            )
+        elif each.external in names.values():
+            first = next(other for other, found in names.items() if found == each.external)
+            report.fail(
+                Code.EXTERNAL,
+                f'"{each.external}" is named "{first}" already',
+                (word, name, "external"),
+                hint="keep one of them",
+                first=(word, first, "external"),
+            )
+        names[name] = each.external or name
+    return names
+
+
 def _joined(unit: Unit, declared: Mapping[str, pieces.Network], report: Report) -> list[str]:
     joined: list[str] = []
     for number, name in enumerate(unit.networks):
@@ -49,7 +78,7 @@ def _joined(unit: Unit, declared: Mapping[str, pieces.Network], report: Report) 
             )
         elif name in declared or name == DEFAULT:
             joined.append(name)
-        else:
+        elif not report.written("networks", name):
             word = "group" if unit.path[0] == "groups" else "container"
             report.fail(
                 Code.UNKNOWN_NETWORK,
@@ -98,8 +127,10 @@ def _check_subnets(
             widest = (subnet, name)
 
 
-def services_of(units: Mapping[str, Unit], report: Report) -> dict[str, ServiceSpec]:
-    """The name and published ports of every group that joins a network."""
+def services_of(
+    units: Mapping[str, Unit], names: Mapping[str, str], report: Report
+) -> dict[str, ServiceSpec]:
+    """The name and published ports of every group that joins a network. `names`: as of `named`."""
     taken: dict[tuple[int, str], list[tuple[str, Path]]] = {}
     services = {}
     for unit in units.values():
@@ -117,7 +148,7 @@ def services_of(units: Mapping[str, Unit], report: Report) -> dict[str, ServiceS
                     hint="remove networks: [] to join the default network",
                 )
             continue
-        networks = tuple(dict.fromkeys(unit.networks))
+        networks = tuple(dict.fromkeys(names.get(each, each) for each in unit.networks))
         services[unit.name] = ServiceSpec(networks=networks, instances=unit.instances, publish=published)
     return services
 

@@ -29,6 +29,16 @@ class Report:
         """The place of the key itself."""
         return self._root.find(*path, "[key]")
 
+    def written(self, *path: str) -> bool:
+        """Whether the key is there, however wrong what it says may be."""
+        node = self._root
+        for part in path:
+            entry = (node.entries or {}).get(part)
+            if entry is None:
+                return False
+            node = entry[1]
+        return True
+
     def fail(
         self, code: Code, message: str, path: Path, *, hint: str | None = None, first: Path | None = None
     ) -> None:

@@ -27,7 +27,7 @@ from orchestrator.resolve.containers import Surroundings, container_of, source_o
 from orchestrator.resolve.contents import Keyed, blobs_of, contents_of, unkeyed
 from orchestrator.resolve.dependencies import Dependencies, Waits
 from orchestrator.resolve.limits import Level, check_within, limits_of
-from orchestrator.resolve.networks import networks_of, services_of
+from orchestrator.resolve.networks import named, networks_of, services_of
 from orchestrator.resolve.places import (
     GROUP,
     SERVICE,
@@ -74,6 +74,8 @@ class _Resolving:
         self._needs: dict[Ref, tuple[Need, ...]] = {}
         self._places: dict[tuple[Ref, str], Span] = {}
         self._written: dict[str, Fields] = {}  # unit -> where its keys stand
+        self._networks = named("networks", manifest.content.networks, manifest.name, report)
+        self._volumes = named("volumes", manifest.content.volumes, manifest.name, report)
 
     def stack(self) -> Stack:
         """Resources in the order of their kinds, within a kind as written."""
@@ -84,12 +86,13 @@ class _Resolving:
         self._add(self._top, StackSpec(limits=budget), (), self._stack_fields())
         containers = self._containers(units, ("the stack", budget, ("limits",)))
         for network, network_spec in networks_of(content.networks, units, report).items():
-            self._add(Ref(Kind.NETWORK, network), network_spec, (), self._fields("networks", network))
-        for volume in content.volumes:
-            self._add(Ref(Kind.VOLUME, volume), VolumeSpec(), (), self._fields("volumes", volume))
+            ref = Ref(Kind.NETWORK, self._networks.get(network, network))
+            self._add(ref, network_spec, (), self._fields("networks", network))
+        for volume, volume_name in self._volumes.items():
+            self._add(Ref(Kind.VOLUME, volume_name), VolumeSpec(), (), self._fields("volumes", volume))
         for unit in units.values():
             self._groups(unit)
-        for name, service_spec in services_of(units, report).items():
+        for name, service_spec in services_of(units, self._networks, report).items():
             needs = (
                 *(Need(Ref(Kind.NETWORK, each), Until.CREATED, True) for each in service_spec.networks),
                 *(Need(Ref(Kind.GROUP, each), Until.STARTED) for each in service_spec.instances),
@@ -120,7 +123,7 @@ class _Resolving:
             manifest=manifest,
             report=report,
             rootfs=rootfs,
-            volumes=manifest.content.volumes,
+            volumes=self._volumes,
             contents=self._contents,
         )
         dependencies = Dependencies(units, report, partial=manifest.partial)
@@ -157,15 +160,16 @@ class _Resolving:
         limits = (
             Limits() if single else limits_of(unit.limits, (*unit.path, "limits"), Report(self._manifest))
         )
+        networks = tuple(self._networks.get(each, each) for each in unit.networks)
         needs = (
             Need(self._top, Until.CREATED, True),
-            *(Need(Ref(Kind.NETWORK, each), Until.CREATED, True) for each in unit.networks),
+            *(Need(Ref(Kind.NETWORK, each), Until.CREATED, True) for each in networks),
         )
         for instance in unit.instances:
             spec = GroupSpec(
                 service=unit.name,
                 hostname=unit.keys.hostname or instance,
-                networks=unit.networks,
+                networks=networks,
                 dns=unit.keys.dns,
                 limits=limits,
             )

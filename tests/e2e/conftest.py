@@ -99,8 +99,9 @@ def staged() -> Iterator[Stage]:
         yield made
     finally:
         try:
-            for each in json.loads(made.run("ls", "--output", "json").out)["stacks"]:
-                made.run("delete", each["name"], "--prune-data", "--yes")
+            names = [each["name"] for each in json.loads(made.run("ls", "--output", "json").out)["stacks"]]
+            if names:
+                made.run("delete", *names, "--prune-data", "--yes")
         finally:
             Supervisor(Layout.at(made.root)).stop()
             subprocess.run(["ip", "netns", "delete", netns], check=True)

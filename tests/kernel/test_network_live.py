@@ -14,6 +14,7 @@ import pytest
 from orchestrator.drivers.network.namespace import entered, link_exists
 from orchestrator.model.desired import NetworkSpec, Publish, ServiceSpec
 from orchestrator.model.ids import Incarnation
+from orchestrator.model.observed import Phase
 from tests.kernel.network_lab import OUTSIDE, Machine, Wire, ask, machine, run, serve
 
 pytestmark = pytest.mark.root
@@ -182,3 +183,35 @@ def test_ports_come_and_go_and_connections_through_others_go_on(host: Machine) -
             assert goes_on(connection, "removed") and not reached(8082) and not reached(8081)
     finally:
         server.close()
+
+
+def test_groups_of_two_stacks_meet_on_a_network_of_one_of_them(host: Machine) -> None:
+    host.network("edge", "web", "web-1", stack="infra")
+    host.network("own", "db-1")
+    host.network("infra/edge", "api", "api-1")
+    web, db = host.group("web-1", "edge", stack="infra"), host.group("db-1", "own")
+    api = host.group("api-1", "infra/edge")
+    service = host.service("api", "api-1", networks=("infra/edge",))
+    server, other = serve(web, "web", 80), serve(api, "api", 80)
+    try:
+        there = host.address("web-1", "edge")
+        assert ask(api, there, 80) == ("web", host.address("api-1", "infra/edge"))
+        assert ask(web, host.virtual(service)["infra/edge"], 80) == ("api", there)
+        assert ask(db, there, 80, timeout=0.3) is None
+    finally:
+        server.close()
+        other.close()
+    assert f"{there} web-1.infra web-1\n" in host.file("api-1", "hosts").read_text()
+    assert (
+        f"{host.address('api-1', 'infra/edge')} api-1.shop api-1\n" in host.file("web-1", "hosts").read_text()
+    )
+    borrowed = next(each for each in host.made if each.ref.owner)
+    host.detach("api-1")
+    for target in (service, borrowed):
+        host.driver.stop(target)
+        host.driver.delete(target)
+        host.made.remove(target)
+    assert "api" not in host.file("web-1", "hosts").read_text()
+    assert {str(each.ref): each.phase for each in host.driver.observe("infra")} == {
+        "network/edge": Phase.RUNNING
+    }

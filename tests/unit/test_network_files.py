@@ -18,6 +18,21 @@ def test_hosts_names_every_member_of_every_network_once() -> None:
     )
 
 
+def test_names_of_other_stacks_are_whole_and_bare_where_that_is_free() -> None:
+    edge = {"web": "10.87.0.2", "web.infra": "10.87.0.3", "db.infra": "10.87.0.4", "db.other": "10.87.0.5"}
+    back = {"db-1": "10.87.1.2", "db-1.other": "10.87.1.3", "db.infra": "10.87.1.4"}
+    text = files.hosts("own", "10.87.0.2", [edge, back])
+    assert text.splitlines()[2:] == [
+        "10.87.0.2 web",
+        "10.87.0.3 web.infra",
+        "10.87.0.4 db.infra db",
+        "10.87.0.5 db.other",
+        "10.87.1.2 db-1",
+        "10.87.1.3 db-1.other",
+        "10.87.1.4 db.infra db",
+    ]
+
+
 def test_a_hostname_of_its_own_comes_beside_the_instances_name() -> None:
     text = files.hosts("shop.example", "10.87.0.3", [{"web-1": "10.87.0.3"}])
     assert text == "127.0.0.1 localhost\n10.87.0.3 shop.example\n10.87.0.3 web-1\n"

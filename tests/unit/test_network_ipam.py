@@ -126,3 +126,38 @@ def test_no_address_is_given_twice_while_it_is_used(
         used = [*each.members.values(), *each.held.values()]
         assert len(used) == len(set(used)) and list(each.members) == members
         attached = dict(list({**each.held, **each.members}.items())[:count])
+
+
+def test_stacks_that_share_a_network_see_their_own_names_bare_and_never_clash(tmp_path: Path) -> None:
+    pools = ipam(tmp_path)
+    with pytest.raises(StepError, match="network infra/edge is not there"):
+        pools.allocate("shop", "infra/edge", "x", ("web",), None, ())
+    pools.allocate("infra", "edge", "a", ("web", "db"), None, ())
+    shop = pools.allocate("shop", "infra/edge", "x", ("web", "api"), None, ())
+    pools.include("other", "infra/edge", ("web",))
+    assert shop.own == ("web", "api") and shop.id == "a"
+    owner, seen = pools.read("infra", "edge"), pools.read("shop", "infra/edge")
+    assert owner and seen
+    assert list(owner.members) == ["web", "db", "web.shop", "api.shop", "web.other"]
+    assert list(seen.members) == ["web.infra", "db.infra", "web", "api", "web.other"]
+    assert list(seen.members.values()) == list(owner.members.values())
+    assert len(set(owner.members.values())) == 5
+
+
+def test_each_stack_changes_its_own_names_alone_and_frees_them_when_it_goes(tmp_path: Path) -> None:
+    pools = ipam(tmp_path)
+    pools.allocate("infra", "edge", "a", ("web", "db"), None, ())
+    before = pools.allocate("shop", "infra/edge", "x", ("web", "api"), None, ()).members
+    pools.allocate("infra", "edge", "a", ("web", "new"), None, ())
+    after = pools.allocate("shop", "infra/edge", "x", ("api", "more"), None, (before["web"],))
+    assert after.members["api"] == before["api"] and after.held == {"web": before["web"]}
+    held = pools.read("infra", "edge")
+    assert held and held.held == {"web.shop": before["web"]}
+    pools.allocate("infra", "edge", "a", ("web",), None, ())
+    held = pools.read("infra", "edge")
+    assert held and held.held == {"web.shop": before["web"]}, (
+        "only its own stack knows whether it is still used"
+    )
+    pools.allocate("shop", "infra/edge", "x", (), None, ())
+    left = pools.read("infra", "edge")
+    assert left and (list(left.members), left.held) == (["web"], {})

@@ -167,6 +167,7 @@ def delete(
     if not targets:
         session.terminal.say("nothing of it is here")
         return ExitCode.SETTLED
+    targets = command.guarded(session.app, targets, prune_data=prune_data)
     if sys.stdin.isatty() and not yes and not _confirmed(targets, prune_data=prune_data):
         return ExitCode.INTERRUPTED
     code = ExitCode.SETTLED

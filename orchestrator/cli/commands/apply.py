@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.app import App
 from orchestrator.cli.commands.ending import Ended, outcome
-from orchestrator.control import prune
+from orchestrator.control import neighbours, prune
 from orchestrator.control.events import Event, Following, Waiting
 from orchestrator.errors import ConflictError
 from orchestrator.model.desired import Stack
@@ -28,11 +28,15 @@ class Options:
 
 
 def guard(app: App, stacks: Sequence[Stack], options: Options) -> None:
-    """Refuses, before anything is touched, what looks like half a manifest; raises UsageError."""
-    if not options.allow_prune:
-        for stack in stacks:
-            if not app.recorded_as(stack):  # what is wished already was looked at when it was new
-                prune.guard(stack, app.observe_containers(stack.name))
+    """Refuses, before anything is touched, what looks like half a manifest or takes from other stacks what they use; raises
+    UsageError."""
+    for stack in stacks:
+        if app.recorded_as(stack):  # what is wished already was looked at when it was new
+            continue
+        if not options.allow_prune:
+            prune.guard(stack, app.observe_containers(stack.name))
+        lent = app.borrowed(stack.name, stack, prune_data=options.policy.prune_data)
+        neighbours.guard(stack.name, lent, {each.name: each for each in stacks})
 
 
 def apply(app: App, stack: Stack, options: Options) -> Iterator[Event]:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from orchestrator.app import App
 from orchestrator.cli.commands.ending import Ended, outcome
+from orchestrator.control import neighbours
 from orchestrator.control.events import Event, Following
 from orchestrator.errors import UsageError
+from orchestrator.graph import order
 from orchestrator.plan.changes import Policy
 
 
@@ -29,6 +31,17 @@ def targets(app: App, names: Sequence[str], *, known: bool) -> tuple[str, ...]:
             f"no stack is called {missing[0]!r}", hint=f"there are: {', '.join(sorted(existing)) or 'none'}"
         )
     return tuple(dict.fromkeys(each for each in names if each in existing))
+
+
+def guarded(app: App, names: Sequence[str], *, prune_data: bool) -> tuple[str, ...]:
+    """`names`, those who use things of others first. Raises UsageError, before anything is touched, where a stack that is
+    none of them would go on using something."""
+    users: dict[str, set[str]] = {}
+    for each in names:
+        lent = app.borrowed(each, None, prune_data=prune_data)
+        neighbours.guard(each, lent, dict.fromkeys(names))
+        users[each] = {user for found in lent.values() for user in found}
+    return tuple(order.order_anyway(names, users))
 
 
 def delete(app: App, stack: str, options: Options) -> Iterator[Event]:

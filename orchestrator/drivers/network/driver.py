@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator.drivers.network import checks, files
 from orchestrator.drivers.network.effect import HUB, Effect
 from orchestrator.drivers.network.groups import Groups
-from orchestrator.drivers.network.ipam import DEFAULT_POOL, Allocation, Ipam, routed
+from orchestrator.drivers.network.ipam import DEFAULT_POOL, Allocation, Ipam, located, routed
 from orchestrator.drivers.network.namespace import entered, read_net, told
 from orchestrator.drivers.network.rules import NetworkRules, Port, ServiceRules, Virtual
 from orchestrator.drivers.records import Record, Records
@@ -71,7 +71,11 @@ class NetworkDriver:
         return self._records.stacks()
 
     def check(self, stack: Stack) -> Sequence[Problem]:
-        networks = {ref: spec for ref, spec in stack.resources.items() if isinstance(spec, NetworkSpec)}
+        networks = {
+            ref: spec
+            for ref, spec in stack.resources.items()
+            if isinstance(spec, NetworkSpec) and ref.owner is None
+        }
         services = {ref: spec for ref, spec in stack.resources.items() if isinstance(spec, ServiceSpec)}
         if not networks and not services:
             return ()
@@ -97,7 +101,7 @@ class NetworkDriver:
         if not records:
             return ()
         running = self._effect.ids()
-        return tuple(self._observation(each, each.target.id in running) for each in records)
+        return tuple(self._observation(each, running) for each in records)
 
     def create(self, target: Incarnation, spec: Spec, bound: Sequence[Bound]) -> None:
         self._records.write(target, spec, bound)
@@ -106,13 +110,16 @@ class NetworkDriver:
 
     def start(self, target: Incarnation) -> None:
         spec = self._spec(target)
-        if isinstance(spec, NetworkSpec):
+        if target.ref.owner is not None:
+            self._borrow(target, spec)
+        elif isinstance(spec, NetworkSpec):
             self._effect.put(target.id, self._network_rules(target, spec))
         else:
             self._effect.put(target.id, self._service_rules(target, spec))
 
     def stop(self, target: Incarnation, *, fault: str | None = None) -> None:
-        self._effect.put(target.id, None)
+        if target.ref.owner is None:
+            self._effect.put(target.id, None)
 
     def update(self, target: Incarnation, spec: Spec, fields: Sequence[str], bound: Sequence[Bound]) -> None:
         self._records.rewrite(target, spec=spec, bound=bound)
@@ -128,8 +135,10 @@ class NetworkDriver:
             self._effect.put(target.id, self._service_rules(target, spec))
 
     def delete(self, target: Incarnation) -> None:
-        self._effect.put(target.id, None)
-        if target.ref.kind is Kind.NETWORK:
+        self.stop(target)
+        if target.ref.owner is not None:
+            self._borrow(target, NetworkSpec())
+        elif target.ref.kind is Kind.NETWORK:
             with told(f"{target.ref}: cannot give its subnet back"):
                 self._ipam.release(target.stack, target.ref.name, target.id)
         self._records.remove(target)
@@ -153,8 +162,9 @@ class NetworkDriver:
 
     # what is in effect
 
-    def _observation(self, record: Record, running: bool) -> Observation:
+    def _observation(self, record: Record, effective: frozenset[str]) -> Observation:
         target, spec = record.target, record.spec or {}
+        running = target.id in effective if target.ref.owner is None else self._borrowed(record, effective)
         return record.observation(
             Phase.RUNNING if running else Phase.CREATED,
             actual=self._reached(target, spec) if running and target.ref.kind is Kind.SERVICE else {},
@@ -191,6 +201,20 @@ class NetworkDriver:
         with told(f"{target.ref}: cannot allocate addresses"):
             return self._ipam.allocate(stack, name, target.id, spec.members, spec.subnet, living)
 
+    def _borrow(self, target: Incarnation, spec: NetworkSpec | ServiceSpec) -> None:
+        """Exactly the members of `spec` get addresses on another stack's network, if it is there; all on it hear."""
+        stack, name = target.stack, target.ref.name
+        assert isinstance(spec, NetworkSpec)
+        if self._ipam.read(stack, name) is not None:
+            self._allocate(target, spec)
+            self._groups.rename(stack, name)
+
+    def _borrowed(self, record: Record, effective: frozenset[str]) -> bool:
+        """Whether another stack's network is in effect and knows all members of this one."""
+        found = self._ipam.read(record.target.stack, record.target.ref.name)
+        members = (record.spec or {}).get("members", ())
+        return found is not None and found.id in effective and all(each in found.members for each in members)
+
     def _network_rules(self, target: Incarnation, spec: NetworkSpec) -> NetworkRules:
         found = self._ipam.read(target.stack, target.ref.name) or self._allocate(target, spec)
         return NetworkRules(subnet=str(found.subnet), gateway=found.gateway, internal=spec.internal)
@@ -226,6 +250,9 @@ class NetworkDriver:
                 f"network {network!r} of stack {stack!r} has no subnet yet", hint="apply it again"
             )
         rules = self._effect.loaded().networks.get(allocation.id)
+        owner, _ = located(stack, network)
+        if rules is None and owner != stack:
+            raise StepError(f"network {network} is not in effect", hint=f"apply stack {owner} first")
         if rules is None:
             target = Incarnation(stack, Ref(Kind.NETWORK, network), allocation.id)
             spec = self._spec(target)

@@ -17,14 +17,20 @@ RESOLV = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 
 
 def hosts(hostname: str, own: str, networks: Iterable[Mapping[str, str]]) -> str:
-    """/etc/hosts: `own` is the group's first address (127.0.0.1 without networks); then every member of each network."""
+    """/etc/hosts: `own` is the group's first address (127.0.0.1 without networks); then every member of each network.
+
+    Names of other stacks (`web.infra`) also go by the bare name where no own one has it: the first to come gets it.
+    """
     lines = ["127.0.0.1 localhost", f"{own} {hostname}"]
     seen = {lines[1]}
-    for members in networks:
-        for name, address in members.items():
-            line = f"{address} {name}"
-            if line not in seen:
-                lines.append(line)
+    everybody = [each for members in networks for each in members.items()]
+    bare = dict.fromkeys(("localhost", hostname), "") | {name: "" for name, _ in everybody if "." not in name}
+    for name, address in everybody:
+        short, _, stack = name.partition(".")
+        alias = f" {short}" if stack and bare.setdefault(short, stack) == stack else ""
+        line = f"{address} {name}{alias}"
+        if line not in seen:
+            lines.append(line)
     return "\n".join(lines) + "\n"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from orchestrator.drivers.network import files, netlink
 from orchestrator.drivers.network.effect import Effect
-from orchestrator.drivers.network.ipam import Ipam
+from orchestrator.drivers.network.ipam import Ipam, located
 from orchestrator.drivers.network.namespace import entered, link_exists, link_index, set_sysctl, told
 from orchestrator.drivers.network.rules import NetworkRules
 from orchestrator.errors import StepError
@@ -146,27 +146,37 @@ class Groups:
             return link_exists(self._layout.link(target.id))
 
     def on(self, stack: str, network: str) -> Iterator[Attached]:
-        """The attached groups of a network."""
+        """The stack's attached groups of a network."""
+        return (each for each in self._all() if each.stack == stack and network in each.networks)
+
+    def _all(self) -> Iterator[Attached]:
         try:
             ids = sorted(os.listdir(self._layout.run / "groups"))  # noqa: PTH208
         except FileNotFoundError:
             return
         for id in ids:
             found = self._read(id)
-            if found is not None and found.stack == stack and network in found.networks:
+            if found is not None:
                 yield found
+
+    def sharing(self, stack: str, network: str) -> Iterator[Attached]:
+        """The attached groups of a network, of whatever stack."""
+        place = located(stack, network)
+        for each in self._all():
+            if any(located(each.stack, name) == place for name in each.networks):
+                yield each
 
     def rename(self, stack: str, network: str) -> None:
         """The network's members changed: rewrite the hosts files of all who are on it."""
         with told(f"network/{network}: cannot rewrite hosts files"):
-            for each in self.on(stack, network):
+            for each in self.sharing(stack, network):
                 self._write_hosts(each)
 
     def reroute(self, stack: str, network: str) -> None:
         """The network was opened or closed: default routes follow."""
         with told(f"network/{network}: cannot change routes"):
-            for each in self.on(stack, network):
-                self._inside(each, {name: self._in_effect(stack, name) for name in each.networks})
+            for each in self.sharing(stack, network):
+                self._inside(each, {name: self._in_effect(each.stack, name) for name in each.networks})
 
     def _attached(self, attachment: Attachment) -> Attached:
         """As the attachment wants it; what has no address yet gets one."""
@@ -191,7 +201,7 @@ class Groups:
         found = self._ipam.read(stack, network)
         if found is not None and found.held:
             living = [each.networks[network] for each in self.on(stack, network)]
-            self._ipam.allocate(stack, network, found.id, tuple(found.members), None, living)
+            self._ipam.allocate(stack, network, found.id, found.own, None, living)
 
     def _write_hosts(self, each: Attached) -> None:
         members = [

@@ -3,6 +3,7 @@
 In: a pool, the subnets that the host already routes. Out: `Allocation`s, the same for the same history: the first free
 subnet, the first free address. An address stays with its name for as long as the network lives; the name that left while
 its group is still attached is `held` until that is gone. The first address of a subnet is the host's (the gateway).
+Stacks that share a network see their own names bare and all others as `NAME.STACK`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,17 @@ class Allocation:
     def gateway(self) -> str:
         return str(self.subnet.network_address + 1)
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The members that are the stack's who looks at it."""
+        return tuple(name for name in self.members if "." not in name)
+
+
+def located(stack: str, network: str) -> tuple[str, str]:
+    """(stack, name) of whose network it is: `infra/edge` is of infra, whoever asks."""
+    owner, _, name = network.rpartition("/")
+    return owner or stack, name
+
 
 def capacity(subnet: IPv4Network) -> int:
     """How many members fit: all but network, gateway and broadcast address."""
@@ -70,11 +82,24 @@ class Ipam:
         self._pool = pool
         self._taken = taken
         self._seen: dict[Path, tuple[tuple[int, int, int], Allocation]] = {}
+        self._views: dict[tuple[str, Path], tuple[Allocation, Allocation]] = {}  # of those who borrow it
         self._mutex = threading.Lock()
 
     def read(self, stack: str, network: str) -> Allocation | None:
-        """None where the network has no subnet yet. Costs a stat(2) while the file is unchanged."""
-        path = self._path(stack, network)
+        """As `stack` sees it; None where the network has no subnet yet. Costs a stat(2) while the file is unchanged."""
+        owner, name = located(stack, network)
+        path = self._path(owner, name)
+        found = self._read(path)
+        if found is None or owner == stack:
+            return found
+        with self._mutex:
+            view = self._views.get((stack, path))
+            if view is None or view[0] is not found:
+                view = (found, _seen_by(stack, owner, found))
+                self._views[stack, path] = view
+        return view[1]
+
+    def _read(self, path: Path) -> Allocation | None:
         try:
             state = os.stat(path)  # noqa: PTH116
         except FileNotFoundError:
@@ -102,22 +127,37 @@ class Ipam:
         subnet: str | None,
         attached: Iterable[str],
     ) -> Allocation:
-        """Give the network its subnet and exactly `members` their addresses; `attached` addresses are held.
+        """Give the network its subnet and exactly `members`, of this stack, their addresses; `attached` ones are held.
 
         Raises StepError where nothing is free, HostError where the pool is used up or clashes with the host.
         """
+        owner, name = located(stack, network)
         with self._locked():
-            old = self.read(stack, network)
+            before = old = self.read(stack, network)
+            if old is None and owner != stack:
+                raise StepError(f"network {network} is not there", hint=f"apply stack {owner} first")
             if old is None or (subnet is not None and IPv4Network(subnet) != old.subnet):
                 block = IPv4Network(subnet) if subnet else self._cut(len(members), f"{stack}.{network}")
                 old = Allocation(id=id, subnet=block)
+            others = [each for each in old.members if each not in old.own]
+            # Those of the owner first, then whoever came first: a bare name is given in this order.
+            wanted = (*members, *others) if owner == stack else _in_place(old, members)
             known = {**old.held, **old.members}
             living = frozenset(attached)
-            held = {name: each for name, each in known.items() if name not in members and each in living}
-            kept = {name: known[name] for name in members if name in known}
-            new = replace(old, id=id, held=held, members=_fill(old.subnet, members, kept, held, network))
-            if new != self.read(stack, network):
-                self._store(stack, network, new)
+            held = {
+                each: address
+                for each, address in known.items()
+                if each not in wanted and (address in living or "." in each)
+            }
+            kept = {each: known[each] for each in wanted if each in known}
+            new = replace(
+                old,
+                id=id if owner == stack else old.id,
+                held=held,
+                members=_fill(old.subnet, wanted, kept, held, network),
+            )
+            if new != before:
+                self._store(owner, name, _seen_by(owner, stack, new))
             return new
 
     def include(self, stack: str, network: str, names: Sequence[str]) -> Allocation:
@@ -125,6 +165,7 @@ class Ipam:
         found = self.read(stack, network)
         if found is not None and all(name in found.members for name in names):
             return found
+        owner, name = located(stack, network)
         with self._locked():
             old = self.read(stack, network)
             if old is None:
@@ -133,11 +174,11 @@ class Ipam:
             kept = {**{name: old.held[name] for name in names if name in old.held}, **old.members}
             held = {name: each for name, each in old.held.items() if name not in names}
             new = replace(old, held=held, members=_fill(old.subnet, wanted, kept, held, network))
-            self._store(stack, network, new)
+            self._store(owner, name, _seen_by(owner, stack, new))
             return new
 
     def release(self, stack: str, network: str, id: str) -> None:
-        """Give all back, unless a newer incarnation has taken the network over."""
+        """Give all of an own network back, unless a newer incarnation has taken the network over."""
         with self._locked():
             found = self.read(stack, network)
             if found is not None and found.id == id:
@@ -183,6 +224,28 @@ class Ipam:
         with open(self._folder / ".lock", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _in_place(old: Allocation, members: Sequence[str]) -> tuple[str, ...]:
+    """All of `old` but own names that are not among `members`, then the new ones."""
+    stay = [each for each in old.members if "." in each or each in members]
+    return (*stay, *(each for each in members if each not in old.members))
+
+
+def _seen_by(stack: str, other: str, each: Allocation) -> Allocation:
+    """What `other` sees, as `stack` sees it: its own names bare, those of `other` with a suffix."""
+
+    def named(names: Mapping[str, str]) -> dict[str, str]:
+        return {_renamed(name, stack, other): address for name, address in names.items()}
+
+    return each if stack == other else replace(each, members=named(each.members), held=named(each.held))
+
+
+def _renamed(name: str, stack: str, other: str) -> str:
+    bare, _, suffix = name.partition(".")
+    if not suffix:
+        return f"{name}.{other}"
+    return bare if suffix == stack else name
 
 
 def _fill(
