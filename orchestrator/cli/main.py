@@ -28,6 +28,7 @@ _VERBS = {
     "delete": "changes",
     "ls": "looking",
     "ps": "looking",
+    "top": "looking",
     "logs": "inside",
     "exec": "inside",
     "cp": "inside",

@@ -154,6 +154,23 @@ class Attached(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a container uses now (`memory`, `pids`), and has used since it started: seconds of cpu, bytes received, sent,
+    read and written. None: this host does not count it. `pressure`: cpu, memory, io -> percent of the last 10 s in which
+    some process had to wait for it."""
+
+    cpu: float
+    memory: int | None
+    memory_limit: int | None
+    pids: int
+    received: int | None
+    sent: int | None
+    read: int | None
+    written: int | None
+    pressure: Mapping[str, float]
+
+
 class Runtime(Driver, Protocol):
     """A driver of containers, with the operations that operators use on them."""
 
@@ -176,6 +193,10 @@ class Runtime(Driver, Protocol):
     def root(self, target: Incarnation) -> int:
         """A descriptor (O_PATH) of the running container's root, as its processes see it. What lies below is hostile: it
         is opened beneath this descriptor or not at all."""
+        ...
+
+    def usage(self, target: Incarnation) -> Usage | None:
+        """None where it does not run."""
         ...
 
     def read_limits(self, target: Incarnation) -> Limits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
+import json
 import os
 import pty
 import re
@@ -44,6 +45,7 @@ containers:
     rootfs: base
     networks: [default]
     restart: on-failure
+    limits: {memory: 256MiB}
     command: [/bin/sh, -c, "trap 'echo hup' HUP; trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done"]
   job:
     rootfs: base
@@ -298,6 +300,46 @@ def test_cp_of_a_swapping_container_stays_inside(place: Stage) -> None:
     assert done > 20 and reached == {False}
     assert (outside / "file").read_text() == "secret"
     assert sorted(os.listdir(outside)) == ["deep", "file"] and not os.listdir(outside / "deep")
+
+
+def test_top_shows_what_is_used(place: Stage) -> None:
+    busy = "timeout 60 sh -c 'while :; do :; done' & x=$(head -c 30000000 /dev/zero | tr '\\0' x); sleep 60"
+    command = [
+        sys.executable,
+        "-m",
+        "orchestrator",
+        "--root",
+        str(place.root),
+        "exec",
+        "app",
+        "sh",
+        "-c",
+        busy,
+    ]
+    working = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    try:
+        end = time.monotonic() + 15
+        while True:
+            (row,) = json.loads(place.run("top", "app", "--output", "json").out)["containers"]
+            if row["cpu_percent"] > 20 and row["memory"] > 25_000_000:
+                break
+            assert time.monotonic() < end, row
+    finally:
+        working.kill()
+        working.wait()
+    assert (row["stack"], row["ref"], row["memory_limit"]) == ("procs", "container/app-1/app", 256 << 20)
+    assert row["pids"] >= 3
+    assert set(row["pressure"]) == {"cpu", "memory", "io"}
+    lines = place.run("top", "procs").out.splitlines()
+    assert lines[0].startswith("REF") and [line.split()[0] for line in lines[1:]] == ["app-1/app"]
+    assert "nothing of job is running" in place.run("top", "job", code=2).err
+    assert "nothing is called 'none'" in place.run("top", "none", code=2).err
+    seat = Seat(place, "top", "-n", "100ms", rows=5, columns=40)
+    for _ in range(3):
+        seat.see(r"app-1/app")
+    seat.type("\x03")
+    assert seat.leave() == 130
+    assert seat.seen.endswith("\x1b[?25h\x1b[?1049l")
 
 
 def test_kill_sends_signals_and_the_restart_policy_applies(place: Stage) -> None:

@@ -12,7 +12,7 @@ from orchestrator.drivers.fake import FakeDriver, drivers
 from orchestrator.errors import StepError
 from orchestrator.model.ids import Incarnation, Ref
 from orchestrator.model.observed import Health
-from orchestrator.ports.driver import Attached, ExecRequest
+from orchestrator.ports.driver import Attached, ExecRequest, Usage
 from orchestrator.ports.layout import Layout
 
 HASTE = 20.0
@@ -25,12 +25,13 @@ def hasty_clock() -> float:
 
 class FakeRuntime(FakeDriver):
     """The fake, with commands inside its containers: `ready` (a probe), `exit N`, `cat` and `say WORDS`.
-    `signals`: what was sent; `folder`: the root of each."""
+    `signals`: what was sent; `folder`: the root of each; `used`: of which ref what."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__(clock)
         self.signals: list[tuple[Ref, int]] = []
         self.folder = "/nowhere"
+        self.used: dict[Ref, Usage] = {}
 
     def exec(
         self, target: Incarnation, request: ExecRequest, stdio: tuple[int, int, int], timeout: float | None
@@ -53,6 +54,9 @@ class FakeRuntime(FakeDriver):
 
     def root(self, target: Incarnation) -> int:
         return os.open(self.folder, os.O_PATH | os.O_DIRECTORY)
+
+    def usage(self, target: Incarnation) -> Usage | None:
+        return self.used.get(target.ref) if self.thing(target.ref).pid else None
 
     def signal(self, target: Incarnation, number: int) -> bool:
         thing = self.thing(target.ref)

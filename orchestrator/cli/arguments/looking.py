@@ -1,6 +1,8 @@
-"""Verbs that look: ls, ps, inspect."""
+"""Verbs that look: ls, ps, top, inspect."""
 
 from __future__ import annotations
+
+import sys
 
 import click
 
@@ -50,6 +52,51 @@ def ps(session: Session, *, stack: str | None, form: str) -> ExitCode:
         session.terminal.document(view.document(found))
     else:
         view.show(session.terminal, found)
+    return ExitCode.SETTLED
+
+
+@click.command()
+@click.argument("name", metavar="[STACK|REF]", required=False)
+@click.option("--once", is_flag=True, help="One table and no more; so it is too where stdout is no terminal.")
+@click.option(
+    "-n", "--interval", type=common.Duration(), default=2.0, metavar="T", help="From table to table: 2s."
+)
+@click.option(
+    "--sort",
+    type=click.Choice(["cpu", "memory", "name"]),
+    default="cpu",
+    show_default=True,
+    help="What comes first.",
+)
+@common.output("text", "json")
+@click.pass_obj
+def top(session: Session, *, name: str | None, once: bool, interval: float, sort: str, form: str) -> ExitCode:
+    """Show what running containers use: processor, memory, network, disks, and how much they wait for each.
+
+    CPU is in percent of one processor. Memory is without idle file cache. Containers of a group share its network, so
+    each shows the same. WAIT is the share of the last 10 seconds in which some process of it had to wait.
+
+    \b
+    Example:
+      orchestrator top
+      orchestrator top shop --sort memory
+      orchestrator top web-1 --once --output json
+    """
+    from orchestrator.cli.commands import top as command
+    from orchestrator.cli.views import top as view
+
+    if interval < 0.1:
+        raise click.BadParameter("it is less than 100ms", param_hint="--interval")
+    tables = command.tables(session.app, name, command.Order(sort), interval)
+    if form == "json":
+        session.terminal.document(view.document(next(tables)))
+    elif once or not sys.stdout.isatty():
+        view.show(session.terminal, next(tables))
+    else:
+        try:
+            view.follow(session.terminal, tables)
+        except KeyboardInterrupt:
+            return ExitCode.INTERRUPTED  # the usual end
     return ExitCode.SETTLED
 
 

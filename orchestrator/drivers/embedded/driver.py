@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.drivers.embedded import usage
 from orchestrator.drivers.embedded.cgroups import Cgroups
 from orchestrator.drivers.embedded.containers import Containers
 from orchestrator.drivers.embedded.groups import Groups, Stacks, recorded_limits
@@ -22,7 +23,16 @@ from orchestrator.model import codec
 from orchestrator.model.desired import ContainerSpec, GroupSpec, Limits, Spec, Stack, StackSpec
 from orchestrator.model.ids import Incarnation, Kind
 from orchestrator.model.observed import EDITED, Observation, Phase
-from orchestrator.ports.driver import Attached, Bound, ExecRequest, GroupNetwork, Problem, Roots, Volumes
+from orchestrator.ports.driver import (
+    Attached,
+    Bound,
+    ExecRequest,
+    GroupNetwork,
+    Problem,
+    Roots,
+    Usage,
+    Volumes,
+)
 from orchestrator.ports.layout import Layout
 from orchestrator.supervisor import facts
 from orchestrator.supervisor.client import Supervisor
@@ -115,6 +125,10 @@ class EmbeddedDriver:
 
     def root(self, target: Incarnation) -> int:
         return self._containers.root(target)
+
+    def usage(self, target: Incarnation) -> Usage | None:
+        record = self._records.read(target)
+        return usage.read(self._cgroups, self._names(record)) if record and record.readable else None
 
     def read_limits(self, target: Incarnation) -> Limits:
         record = self._record(target)
