@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 
 from orchestrator.supervisor.children import Child, peek, reap
 from orchestrator.supervisor.connection import Connection
@@ -39,9 +40,12 @@ class Visit:
         connection.closed.append(self.kill)  # nobody is left to whom its end could be told
 
     def kill(self) -> None:
-        """End the process inside, now or as soon as it is there: the first child must still say which it is."""
+        """End the process inside and what it started, now or as soon as it is there: the first child must still say which
+        it is. It leads a group of its own, whose number is nobody else's before it is reaped."""
         self._doomed = True
         if self._pidfd >= 0:
+            with suppress(ProcessLookupError):  # on its way: it has no group yet
+                os.killpg(self._pid, signal.SIGKILL)
             processes.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def _expire(self) -> None:

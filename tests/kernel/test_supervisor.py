@@ -219,6 +219,13 @@ def test_an_exec_ends_with_its_client(running: Lab) -> None:
     assert running.state("c").pid is not None
 
 
+def test_an_exec_past_its_time_takes_what_it_started_with_it(running: Lab) -> None:
+    script = "exec >/dev/null 2>&1; sleep 77 & sleep 78 & wait"
+    assert inside(running, entered("sh", "-c", script), 0.3)[0] == 124
+    procs = running.cgroup / "c/cgroup.procs"
+    until(lambda: len(procs.read_text().split()) == 1, what="their end")
+
+
 def test_exec_is_fast(running: Lab) -> None:
     times = []
     for _ in range(20):

@@ -1,0 +1,55 @@
+"""The law of restarts holds whoever dies: what counts stands in journals, not in any process of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from orchestrator.plan.restarts import back_off
+from orchestrator.ports.layout import Layout
+from orchestrator.supervisor import start
+from tests.e2e.conftest import Stage, staged
+from tests.kernel.supervisor_lab import gone, until
+
+pytestmark = pytest.mark.root
+
+LOOP = """\
+stack: loop
+rootfs: {base: host}
+containers:
+  app:
+    rootfs: base
+    command: [sh, -c, exit 3]
+    networks: []
+"""
+
+
+def exits(stage: Stage) -> list[dict[str, Any]]:
+    (found,) = json.loads(stage.run("inspect", "app", "--output", "json").out)["incarnations"]
+    ends: list[dict[str, Any]] = found["exits"]
+    return ends
+
+
+def test_back_off_goes_on_counting_when_all_of_us_are_killed_between_two_starts() -> None:
+    with staged() as stage:
+        name = stage.write("loop.yaml", LOOP)
+        stage.run("apply", "-f", name, "--timeout", "1s", code=1)
+        until(lambda: len(exits(stage)) >= 3, what="three exits")
+        layout = Layout.at(stage.root)
+        answer = start.answer(str(layout.supervisor_socket))
+        assert answer is not None
+        pids = [int(path.read_text()) for path in (layout.run / "keeper.lock", layout.agent_lock)]
+        for pid in (*pids, answer["pid"]):
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: all(map(gone, pids)), what="their end")
+        stage.run("apply", "-f", name, "--timeout", "1s", code=1)
+        until(lambda: len(exits(stage)) >= 4, what="a fourth exit")
+        ends = exits(stage)
+        waits = [later["started"] - earlier["ended"] for earlier, later in pairwise(ends)]
+        assert all(wait >= back_off(number) for number, wait in enumerate(waits, 1)), waits
+        assert {end["exit"] for end in ends} == {"exit 3"}
