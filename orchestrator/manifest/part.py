@@ -106,3 +106,8 @@ def exactly_one(part: Part, *keys: str) -> None:
     options = f"{', '.join(keys[:-1])} or {keys[-1]}"
     found = f", found {' and '.join(written)}" if written else ""
     raise refuse(Code.COMBINATION, f"expects exactly one of {options}{found}")
+
+
+def required_one(*keys: str) -> dict[str, Any]:
+    """The same in a mapping's JSON Schema."""
+    return {"patternProperties": {"^x-": {}}, "oneOf": [{"required": [key]} for key in keys]}

@@ -13,21 +13,19 @@ from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_v
 from orchestrator.manifest import fields as f
 from orchestrator.manifest.codes import Code
 from orchestrator.manifest.fields import refuse
+from orchestrator.manifest.mounts import Config, Mount, Secret
 from orchestrator.manifest.part import Part
 from orchestrator.manifest.pieces import (
     RESTART,
-    Config,
     Dependencies,
     Health,
     Job,
     Limits,
     Logs,
-    Mount,
     Network,
     Publish,
     Rootfs,
     RootfsHere,
-    Secret,
     Stop,
     Ulimit,
     Volume,

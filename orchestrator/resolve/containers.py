@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from orchestrator.manifest import pieces, schema
+from orchestrator.manifest import mounts, pieces, schema
 from orchestrator.manifest.codes import Code
 from orchestrator.manifest.load import Manifest, absolute
 from orchestrator.model import desired as d
@@ -47,17 +47,17 @@ def container_of(unit: Unit, name: str, outer: tuple[Level, ...], around: Surrou
     keys, path = unit.containers[name], unit.path_of(name)
     limits = limits_of(keys.limits, (*path, "limits"), around.report)
     check_within((f'container "{name}"', limits, (*path, "limits")), outer, around.report)
-    mounts = _mounts(keys, path, around)
+    mounted = _mounts(keys, path, around)
     return d.ContainerSpec(
         rootfs=_rootfs(unit, name, around),
         command=(keys.entrypoint or ()) + (keys.command or ()),
         env=_env(keys, path, around.manifest),
         user=keys.user,
         workdir=keys.workdir,
-        mounts=mounts,
+        mounts=mounted,
         contents={
             each.content: around.contents[each.content]
-            for each in mounts
+            for each in mounted
             if isinstance(each, d.FileMount) and each.content in around.contents
         },
         limits=with_default_pids(limits, outer),
@@ -152,7 +152,7 @@ def _check_below_files(found: Mapping[str, tuple[d.Mount, int]], path: Path, rep
                 )
 
 
-def _mount(written: pieces.Mount, path: tuple[str, ...], number: int, around: Surroundings) -> d.Mount:
+def _mount(written: mounts.Mount, path: tuple[str, ...], number: int, around: Surroundings) -> d.Mount:
     if written.volume is not None:
         if written.volume not in around.volumes and not around.report.written("volumes", written.volume):
             around.report.fail(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 
-from orchestrator.manifest import pieces
 from orchestrator.manifest.load import Manifest
+from orchestrator.manifest.mounts import OnChange
 from orchestrator.model.desired import Content, Update
 
 Keyed = Callable[[bytes], str]
@@ -54,7 +54,7 @@ def blobs_of(manifest: Manifest, used: Iterable[str]) -> Mapping[str, bytes]:
     return {_sha256(each): each for each in data}
 
 
-def _update(on_change: pieces.OnChange) -> Update:
+def _update(on_change: OnChange) -> Update:
     return Update.LIVE if on_change.word is None else _WORDS[on_change.word]
 
 

@@ -260,6 +260,19 @@ def test_owner_that_the_rootfs_does_not_know_is_told_with_the_target(lab: Lab, t
         lab.driver.start(target)
 
 
+def test_file_of_a_mount_that_was_removed_does_not_stay_in_memory(lab: Lab, tmp_path: Path) -> None:
+    wish = both(lab, tmp_path)
+    target = started(lab, wish)
+    lab.driver.stop(target)
+    site = {"config/site": wish.contents["config/site"]}
+    for mounts, contents, left in ((wish.mounts[1:], site, 1), ((), {}, 0)):
+        update(lab, target, replace(wish, mounts=mounts, contents=contents), "mounts", SECRET)
+        lab.driver.start(target)
+        assert len(list(lab.layout.files.glob(f"{target.id}/*"))) == left
+        assert lab.observe(target).phase is Phase.RUNNING
+        lab.driver.stop(target)
+
+
 def test_damaged_or_missing_config_is_never_mounted(lab: Lab, tmp_path: Path) -> None:
     wish = both(lab, tmp_path, site=b"whole\n")
     target = lab.create(wish)

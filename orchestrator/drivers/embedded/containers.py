@@ -99,7 +99,7 @@ class Containers:
         self._cgroups.make(names, spec.limits)
         root = self._roots.root(_needed(record, Kind.ROOTFS))
         placed = Placed(paths=self._contents.paths(target, spec))
-        if placed.paths and not self._running(target, names):
+        if (placed.paths or record.extra.get("files")) and not self._running(target, names):
             # Before the launch, so that a file which the container sees is known whenever we are killed.
             placed = self._contents.place(target, spec)
             self._records.rewrite(target, extra=placed.extra)

@@ -7,7 +7,7 @@ secrets that had changed since they were wished. The bytes of a secret are nowhe
 
 from __future__ import annotations
 
-# ruff: noqa: PTH102, PTH106, PTH108, PTH116, PTH208
+# ruff: noqa: PTH102, PTH106, PTH112, PTH116, PTH208
 import contextlib
 import errno
 import fcntl
@@ -55,16 +55,20 @@ class Contents:
         return {each.target: self._path(target, each.target) for each in _file_mounts(spec)}
 
     def place(self, target: Incarnation, spec: ContainerSpec) -> Placed:
-        """New files for a process about to be launched, still root's own: the launch gives them to their owner."""
+        """New files for a process about to be launched, still root's own: the launch gives them to their owner. Those of
+        the process before it go."""
         wanted, paths = _file_mounts(spec), self.paths(target, spec)
         keys = {each.content for each in wanted}
         bytes_of = {
             key: self._fetch(target, key, spec.contents[key]) for key in keys
         }  # all, or nothing is touched
         with self._locked():
-            self._mount()
-            with contextlib.suppress(FileExistsError):
+            remove_tree(f"{self._base}/{target.id}")
+            if wanted:
+                self._mount()
                 os.mkdir(f"{self._base}/{target.id}", 0o700)
+            else:
+                self._unmount()
         files = {
             each.target: {
                 "content": each.content,
@@ -111,10 +115,7 @@ class Contents:
             return
         with self._locked():
             remove_tree(f"{self._base}/{id}")
-            if not os.listdir(self._base):
-                if os.path.ismount(self._base):
-                    mounts.detach(self._base)
-                os.rmdir(self._base)
+            self._unmount()
 
     def applied(self, record: Record) -> Mapping[str, Any] | None:
         """The record's spec with the digests of what was really used; `asked` beside them is what was wished.
@@ -213,6 +214,13 @@ class Contents:
         finally:
             os.close(point)
 
+    def _unmount(self) -> None:
+        """Unless it holds anything."""
+        if os.path.isdir(self._base) and not os.listdir(self._base):
+            if os.path.ismount(self._base):
+                mounts.detach(self._base)
+            os.rmdir(self._base)
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """The tmpfs is mounted, and unmounted, by one at a time, whatever process or thread that is."""
@@ -249,9 +257,7 @@ def _other(digests: Mapping[str, str], spec: ContainerSpec) -> Mapping[str, str]
 
 
 def _create(path: str, data: bytes) -> int:
-    """A new file, and its inode number: a process before this one may have kept the old one open."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+    """A new file, and its inode number."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(fd, "wb") as file:
         file.write(data)
@@ -271,7 +277,9 @@ def _rewrite(path: str, data: bytes, mode: int, file: Mapping[str, Any]) -> bool
             os.fchmod(fd, mode)
         if os.pread(fd, len(data) + 1, 0) == data:
             return False
-        os.pwrite(fd, data, 0)
+        done = 0
+        while done < len(data):
+            done += os.pwrite(fd, data[done:], done)
         os.ftruncate(fd, len(data))
         return True
     finally:
