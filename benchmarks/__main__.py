@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import limit, measures, report, rivals
+from benchmarks import limit, measures, probes, report, rivals
 from orchestrator.ports.layout import Layout
 from tests import leaks
 
@@ -37,6 +37,14 @@ def measure(folder: Path, *, quick: bool, with_rivals: bool) -> dict[str, Any]:
     found["looking"] = dataclasses.asdict(
         measures.looking(folder, plan_count=plan_count, ps_count=counts[-1], rounds=rounds, say=say)
     )
+    many, every, seconds = (100, 1.0, 2.0) if quick else (1000, 10.0, 30.0)
+    run = Path(tempfile.mkdtemp(prefix="orchestrator-bench-", dir="/run"))  # health is published on a tmpfs
+    try:
+        part = probes.share(run, count=many, interval=every, seconds=seconds)
+    finally:
+        shutil.rmtree(run, ignore_errors=True)
+    found["probes"] = {"count": many, "interval": every, "core": part}
+    say(f"probes: {part:.1%} of a core")
     if with_rivals:
         found["rivals"] = {"count": counts[0], "seconds": rival_seconds(folder, counts[0])}
     return found

@@ -54,6 +54,10 @@ def rows(found: dict[str, Any]) -> list[Row]:
         (_of("ps", looking["ps_count"]), f"{looking['ps']:.2f} s", "<= 0.3 s", looking["ps"] <= 0.3),
         ("`version`", f"{looking['version']:.2f} s", "", None),
     ]
+    probes = found.get("probes")
+    if probes:
+        what = f"{probes['count']} http probes every {probes['interval']:g} s"
+        result.append((what, f"{probes['core']:.1%} of a core", "< 5 %", probes["core"] < 0.05))
     rivals = found.get("rivals", {"count": 0, "seconds": {}})
     for name, seconds in rivals["seconds"].items():
         n = rivals["count"]

@@ -24,6 +24,8 @@ from orchestrator.model.observed import Health
 GAP = 1.0  # seconds by which a turn may come late
 SOON = 1.0  # seconds over which probes are spread that would all be due at once
 
+MOST = 512  # sockets at once: who does not answer must not use up the descriptors that all else needs
+
 Begin = Callable[[Track, CommandProbe], None]
 
 
@@ -145,6 +147,9 @@ class Probing:
             return
         if target.address is None:
             self.finish(track, Verdict(False, "the group is on no network: there is no address to probe"))
+            return
+        if len(self._attempts) >= MOST:
+            self._at(self._clock() + self._soon(track), track)
             return
         try:
             attempt = Attempt(probe, target.address, target.netns)

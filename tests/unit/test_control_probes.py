@@ -20,7 +20,7 @@ import pytest
 from orchestrator.control import health
 from orchestrator.control.attempts import Verdict, _request, judge
 from orchestrator.control.probes import HealthChange, Prober
-from orchestrator.control.probing import SOON, Probing
+from orchestrator.control.probing import MOST, SOON, Probing
 from orchestrator.control.tracking import Target, Track
 from orchestrator.model.desired import CommandProbe, Health, HttpProbe, Probe, TcpProbe
 from orchestrator.model.ids import Incarnation, Kind, Ref
@@ -275,17 +275,26 @@ def test_nothing_is_held_against_who_had_no_time_while_we_did_not_run(tmp_path: 
         assert [each.output for each in world.changes] == ["no answer in 5 s"]
 
 
+def many(count: int, probe: Probe, folder: Path, **more: Any) -> list[Target]:
+    one = target(probe, folder / "gone", started=0.0, **more)
+    return [replace(one, incarnation=replace(WEB, id=f"{n:012x}")) for n in range(count)]
+
+
+def test_who_does_not_answer_does_not_use_up_all_descriptors(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as deaf, Stepped() as world:
+        before = len(os.listdir("/proc/self/fd"))
+        probe = HttpProbe(port=deaf.getsockname()[1])
+        world.probing.replace(STACK, many(MOST + 50, probe, tmp_path, retries=1, timeout=5.0))
+        world.turn(0.0)
+        assert len(os.listdir("/proc/self/fd")) - before == MOST
+        for _ in range(20):
+            world.turn(0.6)
+        assert len({each.incarnation for each in world.changes}) == MOST + 50
+
+
 def test_after_a_gap_the_overdue_are_spread_and_each_is_asked_once(tmp_path: Path) -> None:
     with Stepped() as world:
-        command = CommandProbe(command=("x",))
-        many = [
-            replace(
-                target(command, tmp_path / str(n), started=0.0),
-                incarnation=replace(WEB, id=f"{n:012x}"),
-            )
-            for n in range(100)
-        ]
-        world.probing.replace(STACK, many)
+        world.probing.replace(STACK, many(100, CommandProbe(command=("x",)), tmp_path))
         world.turn(600.0)
         assert world.begun == 0
         world.turn(SOON / 2)
