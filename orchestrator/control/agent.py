@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
+from orchestrator.control import neighbours
 from orchestrator.control.audience import Audience
 from orchestrator.control.events import Event, Troubled, Waiting
 from orchestrator.control.keeping import Keeping, Look
@@ -70,7 +71,8 @@ class Watched(Protocol):
 
 @dataclass(slots=True)
 class _Kept:
-    """One stack in the agent's memory. `ids`: of its incarnations, as last seen."""
+    """One stack in the agent's memory. `ids`: of its incarnations, as last seen; `owners`: stacks of whose things it has,
+    or waits for, some."""
 
     keeping: Keeping
     troubles: int = 0
@@ -80,6 +82,7 @@ class _Kept:
     revision: int = 0
     fresh: bool = False
     ids: frozenset[str] = frozenset()
+    owners: frozenset[str] = frozenset()
 
 
 class Agent:
@@ -280,6 +283,9 @@ class Agent:
             self._queue.add_at(name, self._clock() + HELD_PAUSE)
             return
         self._remember(name, kept, look)
+        if any(ref.kind in neighbours.LENT for ref in look.done.finished):
+            for each in [other for other, borrower in dict(self._kept).items() if name in borrower.owners]:
+                self._queue.add(each)
         if look.again:
             self._queue.add(name)
             return
@@ -297,6 +303,8 @@ class Agent:
         kept.looked, kept.revision = self._clock(), look.done.revision
         kept.standing = type(look.end).__name__.lower() if look.end else "progressing"
         kept.ids = frozenset(each.id for each in look.done.observed)
+        waiting = neighbours.owners(each.ref for each in look.done.plan.changes)
+        kept.owners = waiting | neighbours.owners(each.ref for each in look.done.observed)
 
     def _trouble(self, name: str, kept: _Kept, reason: str) -> None:
         pause = TROUBLE[min(kept.troubles, len(TROUBLE) - 1)]

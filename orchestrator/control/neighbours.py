@@ -87,10 +87,15 @@ def guard(name: str, found: Mapping[Ref, tuple[str, ...]], others: Mapping[str, 
             )
 
 
+def owners(refs: Iterable[Ref]) -> frozenset[str]:
+    """The other stacks whose things these are."""
+    return frozenset(ref.owner for ref in refs if ref.owner is not None)
+
+
 def owners_first(stacks: Iterable[Stack]) -> tuple[Stack, ...]:
     """Those of whose networks and volumes others make use before these; otherwise in the order given."""
     known = {each.name: each for each in stacks}
-    after = {name: {ref.owner for ref in each.resources if ref.owner} for name, each in known.items()}
+    after = {name: owners(each.resources) for name, each in known.items()}
     return tuple(known[name] for name in order.order_anyway(list(known), after))
 
 

@@ -34,8 +34,10 @@ class Ref:
     @property
     def owner(self) -> str | None:
         """The other stack whose network or volume this is: `infra` of `network/infra/edge`; None of one's own."""
+        if self.kind is not Kind.NETWORK and self.kind is not Kind.VOLUME:
+            return None
         owner, slash, _ = self.name.partition("/")
-        return owner if slash and self.kind in (Kind.NETWORK, Kind.VOLUME) else None
+        return owner if slash else None
 
     @classmethod
     def parse(cls, text: str) -> Ref:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_a_stack_uses_a_network_and_a_volume_of_another(stage: Stage) -> None:
     shop, infra = stage.write("shop.yaml", SHOP), stage.write("infra.yaml", INFRA)
 
     # Missing is waiting, with the reason, and what is independent goes on.
-    done = stage.run("apply", "-f", shop, "--timeout", "1s", code=1)
+    done = stage.run("apply", "-f", shop, "--timeout", "3s", code=1)
     assert "waits until network/infra/edge is there" in done.err
     assert [ref for ref, pid in pids(stage).items() if pid] == ["container/alone-1/alone"]
     (planned,) = json.loads(stage.run("plan", "-f", shop, "--output", "json").out)["plans"]
@@ -60,7 +61,11 @@ def test_a_stack_uses_a_network_and_a_volume_of_another(stage: Stage) -> None:
     assert waits["group/front-1"] == ["network/infra/edge"]
     assert waits["volume/infra/files"] == ["volume/infra/files"]
 
-    # Both in one command, whatever the order of the files.
+    # When it comes, the agent goes on; several stacks in one command, whatever the order of the files.
+    stage.run("apply", "-f", infra)
+    deadline = time.monotonic() + 20
+    while not pids(stage).get("container/front-1/front"):
+        assert time.monotonic() < deadline
     stage.run("apply", "-f", shop, "-f", infra)
     stage.run("plan", "-f", shop, "-f", infra, "--check")
     before = pids(stage)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,14 @@ from orchestrator.control.reconciler import Planned, Queued, Reconciler, Stepped
 from orchestrator.control.resident import Resident
 from orchestrator.drivers import fake
 from orchestrator.errors import ConflictError, HostError, StepError
-from orchestrator.model.desired import CommandProbe, Health, Stack, Until
+from orchestrator.model.desired import CommandProbe, Health, NetworkSpec, Stack, Until
 from orchestrator.model.ids import Kind
 from orchestrator.model.observed import Phase
 from orchestrator.ports.layout import Layout
 from orchestrator.state import document
 from orchestrator.state.locks import StackLock
 from orchestrator.state.store import Store
-from tests.properties.stacks import NAME, Group, container, stack
+from tests.properties.stacks import NAME, Group, container, network, stack
 
 
 def boottime() -> float:
@@ -180,6 +181,20 @@ def test_one_broken_stack_does_not_hold_up_another(world: World, monkeypatch: py
     assert status and status["stacks"]["bad"]["standing"] == "troubled: no space left"
     monkeypatch.setattr(world.fake, "observe", observe)
     assert isinstance(world.follow(number, stack="bad")[-1], Settled)
+
+
+def test_who_uses_things_of_another_stack_hears_when_that_brings_or_changes_them(world: World) -> None:
+    shop = world.commit(stack(Group(name="web", networks=("infra/edge",))))
+    assert isinstance(world.follow(shop, timeout=0.5)[-1], TimedOut)
+    edge = network("edge")
+    infra = Stack(name="infra", resources={edge: NetworkSpec()}, needs={edge: ()})
+    world.apply(infra)
+    assert isinstance(world.follow(shop)[-1], Settled)
+    agent, asked = world.agent, boottime()
+    assert agent is not None
+    world.apply(replace(infra, resources={edge: NetworkSpec(internal=True)}))
+    # By itself it would look after 8 s.
+    until(lambda: boottime() - agent.standings()[NAME]["looked"] > asked, seconds=5)
 
 
 def test_a_failing_step_ends_following_and_is_tried_again_when_asked(world: World) -> None:
