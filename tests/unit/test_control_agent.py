@@ -55,6 +55,7 @@ class World:
         self._numbers = itertools.count(1)
         self.agent: Agent | None = None
         self._thread: threading.Thread | None = None
+        self._looked = threading.Event()
 
     def start(self) -> None:
         """An agent that knows nothing of an earlier one."""
@@ -71,10 +72,17 @@ class World:
             wall=time.time,
             command="agent",
         )
-        self.agent = Agent(reconciler, prober=self.prober, ends=None, stacks=self.store.stacks, about={})
+        self._looked.clear()
+        self.agent = Agent(reconciler, prober=self.prober, ends=None, stacks=self._stacks, about={})
         self._thread = threading.Thread(target=self.agent.run)
         self._thread.start()
         until(self.layout.agent_socket.exists)
+        assert self._looked.wait(20), "what is committed from now on it hears of by word alone"
+
+    def _stacks(self) -> frozenset[str]:
+        names = frozenset(self.store.stacks())
+        self._looked.set()
+        return names
 
     def stop(self) -> None:
         if self.agent is not None and self._thread is not None:
