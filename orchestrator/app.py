@@ -6,6 +6,7 @@ looking at what runs loads neither the manifest's libraries nor the network's.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from orchestrator.control.resident import Resident
     from orchestrator.control.tracking import Target
     from orchestrator.diagnostics import Diagnostic
+    from orchestrator.doctor.facts import HostFacts
     from orchestrator.drivers.secrets import SecretKey
     from orchestrator.manifest.load import Loaded, Manifest
     from orchestrator.model.desired import CommandProbe, Stack
@@ -320,6 +322,15 @@ class App:
                 command=command,
             )
             yield reconciler, prober
+
+    def examine(self) -> HostFacts:
+        """What this host can and cannot do, as far as whoever runs this may see it."""
+        from orchestrator.doctor.looking import look
+
+        recorded = agent = False
+        with contextlib.suppress(OSError):
+            recorded, agent = bool(self.stacks()), self.agent_status() is not None
+        return look(self.layout, pool=os.environ.get("ORCHESTRATOR_POOL"), recorded=recorded, agent=agent)
 
     # the agent
 

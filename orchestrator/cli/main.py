@@ -35,6 +35,7 @@ _VERBS = {
     "kill": "inside",
     "inspect": "looking",
     "agent": "agents",
+    "doctor": "hosts",
     "graph": "manifests",
     "schema": "manifests",
     "version": "manifests",

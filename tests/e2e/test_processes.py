@@ -342,6 +342,24 @@ def test_top_shows_what_is_used(place: Stage) -> None:
     assert seat.seen.endswith("\x1b[?25h\x1b[?1049l")
 
 
+def test_doctor_sees_this_host_and_its_firewall(place: Stage) -> None:
+    def findings() -> dict[str, list[str]]:
+        found = json.loads(place.run("doctor", "--output", "json").out)["findings"]
+        return {
+            name: [each["verdict"] for each in found if each["name"] == name]
+            for name in ("nft", "calls", "firewall")
+        }
+
+    assert findings() == {"nft": ["ok"], "calls": ["ok"], "firewall": ["ok"]}
+    assert "keeper, supervisor and agent run" in place.run("doctor").out
+    chain = "type filter hook forward priority 0; policy drop;"
+    place.inside("nft", "add table ip filter; add chain ip filter FORWARD { " + chain + " }")
+    assert findings()["firewall"] == ["warn"]
+    place.inside("nft", 'insert rule ip filter FORWARD iifname "orc*" accept')
+    assert findings()["firewall"] == ["ok"]
+    place.inside("nft", "delete table ip filter")
+
+
 def test_kill_sends_signals_and_the_restart_policy_applies(place: Stage) -> None:
     assert "did you mean HUP" in place.run("kill", "-s", "HUPP", "app", code=2).err
     pid = place.ps()["container/app-1/app"]["pid"]

@@ -1,0 +1,1 @@
+"""What this host can and cannot do: facts are looked up in `looking`, judged by pure functions in `judging`."""
