@@ -105,7 +105,17 @@ class GroupNetwork(Protocol):
         """network -> address, of those that are the group's still; empty when not attached."""
         ...
 
-    def attached(self, target: Incarnation) -> bool: ...
+    def attached(self, target: Incarnation) -> bool:
+        """Whether it was attached in this boot, whatever became of that since."""
+        ...
+
+    def damage(self, targets: Sequence[Incarnation]) -> Mapping[str, tuple[str, ...]]:
+        """id -> what somebody else changed of attached groups, in words; those that are right are left out."""
+        ...
+
+    def mend(self, attachment: Attachment) -> None:
+        """Make an attached group as it was before the damage, under its running containers."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,7 @@ class EmbeddedDriver:
         records = self._records.list(stack)
         containers = [each for each in records if each.target.ref.kind is Kind.CONTAINER]
         states = self._supervisor.states([each.target.id for each in containers]) if containers else {}
-        addresses = self._addresses(records)
+        addresses, damage = self._addresses(records), self._damage(records)
         found = []
         for each in records:
             if not each.readable:
@@ -82,7 +82,8 @@ class EmbeddedDriver:
             elif each.target.ref.kind is Kind.STACK:
                 found.append(self._stacks.observation(each))
             elif each.target.ref.kind is Kind.GROUP:
-                found.append(self._groups.observation(each, addresses[each.target.id]))
+                id = each.target.id
+                found.append(self._groups.observation(each, addresses[id], damage.get(id, ())))
             else:
                 group = next(iter(each.bound(Kind.GROUP)), None)
                 shared = addresses.get(group.id, {}) if group else {}
@@ -173,6 +174,10 @@ class EmbeddedDriver:
             if target.ref.kind is Kind.GROUP
             else (target.stack, *groups[:1], target.id)
         )
+
+    def _damage(self, records: Sequence[Record]) -> Mapping[str, tuple[str, ...]]:
+        groups = [each.target for each in records if each.target.ref.kind is Kind.GROUP and each.readable]
+        return self._groups.damage(groups) if groups else {}
 
     def _addresses(self, records: Sequence[Record]) -> Mapping[str, Mapping[str, str]]:
         groups = [each.target for each in records if each.target.ref.kind is Kind.GROUP and each.readable]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from orchestrator.drivers.embedded.cgroups import Cgroups
 from orchestrator.drivers.embedded.program import SHARED, group_program
@@ -95,21 +95,29 @@ class Groups:
         """`fields`: the top names of what changes."""
         if "limits" in fields:
             self._cgroups.apply(names_of(target), spec.limits)
-        if fields & {"networks", "dns"} and self._pinned(target.id):
-            self._network.rejoin(self._attachment(target, spec))
+        if self._pinned(target.id):
+            self._network.mend(self._attachment(target, spec))
+            if fields & {"networks", "dns"}:
+                self._network.rejoin(self._attachment(target, spec))
 
     def delete(self, target: Incarnation) -> None:
         self.stop(target)
         self._cgroups.remove(names_of(target))
         remove_tree(self._layout.group_run(target.id))
 
-    def observation(self, record: Record, addresses: Mapping[str, str]) -> Observation:
+    def damage(self, targets: Sequence[Incarnation]) -> Mapping[str, tuple[str, ...]]:
+        """id -> what of its network somebody else changed; the groups that are right are left out."""
+        return self._network.damage(targets)
+
+    def observation(
+        self, record: Record, addresses: Mapping[str, str], damage: tuple[str, ...]
+    ) -> Observation:
         names = names_of(record.target)
         if not (self._pinned(record.target.id) and self._network.attached(record.target)):
             return record.observation(Phase.CREATED)
         limits = self._cgroups.read(names, recorded_limits(record))
         actual = {**limits, "networks": list(addresses)}
-        return record.observation(Phase.RUNNING, actual=actual, addresses=addresses)
+        return record.observation(Phase.RUNNING, actual=actual, addresses=addresses, damage=damage)
 
     def addresses(self, target: Incarnation) -> Mapping[str, str]:
         """network -> address; empty when it is not attached."""

@@ -5,6 +5,7 @@ In: the wished stack, what other stacks of ours hold, /proc/net as text. Out: `P
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -158,9 +159,14 @@ def owner(inode: str) -> str:
     """Who has the socket open: `nginx (pid 812)`, as far as /proc tells."""
     wanted = f"socket:[{inode}]"
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(os.readlink(each) == wanted for each in (folder / "fd").iterdir()):  # noqa: PTH115
+        with contextlib.suppress(OSError):  # it ended while we looked
+            if any(_link(each) == wanted for each in (folder / "fd").iterdir()):
                 return f"{(folder / 'comm').read_text().strip()} (pid {folder.name})"
-        except OSError:
-            continue  # it ended, or it closed the descriptor while we looked
     return "another process"
+
+
+def _link(path: Path) -> str:
+    try:
+        return os.readlink(path)  # noqa: PTH115
+    except OSError:
+        return ""  # it was closed while we looked, as our own descriptor of the folder is

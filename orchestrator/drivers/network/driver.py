@@ -100,8 +100,8 @@ class NetworkDriver:
         records = self._records.list(stack)
         if not records:
             return ()
-        running = self._effect.ids()
-        return tuple(self._observation(each, running) for each in records)
+        running, damage = self._effect.ids(), self._damage([each.target.id for each in records])
+        return tuple(self._observation(each, running, damage.get(each.target.id, ())) for each in records)
 
     def create(self, target: Incarnation, spec: Spec, bound: Sequence[Bound]) -> None:
         self._records.write(target, spec, bound)
@@ -126,6 +126,8 @@ class NetworkDriver:
         loaded = self._effect.loaded()
         if isinstance(spec, NetworkSpec):
             self._allocate(target, spec)
+            if any(self._damage([target.id]).values()):
+                self._effect.mend()
             if target.id in loaded.networks:
                 self._effect.put(target.id, self._network_rules(target, spec))
                 if "internal" in fields:
@@ -160,15 +162,33 @@ class NetworkDriver:
     def attached(self, target: Incarnation) -> bool:
         return self._groups.attached(target)
 
+    def damage(self, targets: Sequence[Incarnation]) -> Mapping[str, tuple[str, ...]]:
+        return self._groups.damage(targets)
+
+    def mend(self, attachment: Attachment) -> None:
+        self._groups.mend(attachment)
+
     # what is in effect
 
-    def _observation(self, record: Record, effective: frozenset[str]) -> Observation:
+    def _damage(self, ids: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+        """Of networks in effect; what all of them share is told at the first."""
+        loaded = self._effect.loaded().networks
+        found = [id for id in ids if id in loaded]
+        if not found:
+            return {}
+        lost = self._effect.lost([loaded[id] for id in found])
+        damage = dict(zip(found, lost, strict=True))
+        damage[found[0]] = (*self._effect.damage(), *damage[found[0]])
+        return damage
+
+    def _observation(self, record: Record, effective: frozenset[str], damage: tuple[str, ...]) -> Observation:
         target, spec = record.target, record.spec or {}
         running = target.id in effective if target.ref.owner is None else self._borrowed(record, effective)
         return record.observation(
             Phase.RUNNING if running else Phase.CREATED,
             actual=self._reached(target, spec) if running and target.ref.kind is Kind.SERVICE else {},
             addresses=self._virtual_addresses(target, spec),
+            damage=damage,
         )
 
     def _reached(self, target: Incarnation, spec: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -197,7 +217,7 @@ class NetworkDriver:
 
     def _allocate(self, target: Incarnation, spec: NetworkSpec) -> Allocation:
         stack, name = target.stack, target.ref.name
-        living = [each.networks[name] for each in self._groups.on(stack, name)]
+        living = [each.networks[name] for each in self._groups.register.on(stack, name)]
         with told(f"{target.ref}: cannot allocate addresses"):
             return self._ipam.allocate(stack, name, target.id, spec.members, spec.subnet, living)
 

@@ -15,14 +15,15 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
-from orchestrator.drivers.network import files, netlink
+from orchestrator.drivers.network import files, listing, look, netlink
+from orchestrator.drivers.network.baseline import Baseline
 from orchestrator.drivers.network.namespace import (
     entered,
     get_sysctl,
@@ -43,11 +44,13 @@ _GATHER = 0.002  # seconds; a change costs 4 to 20 ms
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What is in effect, by incarnation. `guard`: forwarding was off before us."""
+    """What is in effect, by incarnation. `guard`: forwarding was off before us. `digest`: of the script that makes the
+    table. `generation`: of the ruleset right after our change; 0 where somebody else changed it at the same time."""
 
     guard: bool = False
     resolver: str | None = None
     digest: str = ""
+    generation: int = 0
     networks: Mapping[str, NetworkRules] = field(default_factory=dict)
     services: Mapping[str, ServiceRules] = field(default_factory=dict)
 
@@ -75,6 +78,7 @@ class Effect:
         self._resolver = resolver
         self.hub = f"{HUB}{layout.instance}"
         self.group = FAMILY_MARK | zlib.crc32(layout.table.encode()) & 0xFFFF
+        self._baseline = Baseline(self._folder / "listing.json", layout.table)
         self._mutex = threading.Lock()  # guards _next and _seen
         self._loading = threading.Lock()
         self._next = _Batch()
@@ -82,14 +86,62 @@ class Effect:
         self._seen: tuple[tuple[int, int, int], Loaded] | None = None
 
     def ids(self) -> frozenset[str]:
-        """The incarnations in effect now, as the kernel has it."""
+        """The incarnations that were brought into effect in this boot; what became of that since is `damage`."""
         loaded = self.loaded()
-        if not loaded.digest:
-            return frozenset()
-        with told("cannot look at the network"), entered(self._host):
-            if not link_exists(self.hub) or not netlink.table_exists(self._table):
-                return frozenset()
         return frozenset((*loaded.networks, *loaded.services))
+
+    def damage(self) -> tuple[str, ...]:
+        """What somebody else changed of all that the networks share, in words."""
+        loaded = self.loaded()
+        if not loaded.networks and not loaded.services:
+            return ()
+        with told("cannot look at the network"), entered(self._host):
+            found = [] if self._intact(loaded) else self._surely_damaged()
+            self._baseline.learn(loaded.digest, loaded.generation)
+            with netlink.Socket() as each:
+                [link] = each.ask([look.link(self.hub)])
+            if link is None or not look.link_of(link).up:
+                found.append(f"link {self.hub}")
+            if get_sysctl("ipv4/ip_forward") == "0":
+                found.append("ip_forward")
+        return tuple(found)
+
+    def _intact(self, loaded: Loaded) -> bool:
+        return self._baseline.intact(loaded.digest, loaded.generation)
+
+    def _surely_damaged(self) -> list[str]:
+        """The table, as nobody changes it meanwhile."""
+        with self._locked():
+            return [] if self._intact(self.loaded()) else [f"table {self._table}"]
+
+    def lost(self, networks: Sequence[NetworkRules]) -> tuple[tuple[str, ...], ...]:
+        """For each network what somebody else changed of its place on the hub, in words."""
+        with told("cannot look at the network"), entered(self._host), netlink.Socket() as each:
+            [link] = each.ask([look.link(self.hub)])
+            if link is None:
+                return tuple(() for _ in networks)  # that is damage of its own
+            index = look.link_of(link).index
+            answers = each.ask(
+                [
+                    question
+                    for network in networks
+                    for question in (look.way(network.gateway), look.way(network.subnet.partition("/")[0]))
+                ]
+            )
+        found = []
+        for network, gateway, subnet in zip(networks, answers[::2], answers[1::2], strict=True):
+            wrong = [] if _leads(gateway, index, 32) else [f"address {network.gateway}"]
+            if not _leads(subnet, index, IPv4Network(network.subnet).prefixlen):
+                wrong.append(f"route to {network.subnet}")
+            found.append(tuple(wrong))
+        return tuple(found)
+
+    def mend(self) -> None:
+        """Make all of it as it was; what is right stays as it is."""
+        with self._loading, told("cannot mend the network"), self._locked(), entered(self._host):
+            old = self.loaded()
+            if old.networks or old.services:
+                self._install(old, old.networks, old.services, anew=True)
 
     def loaded(self) -> Loaded:
         """What this boot has loaded; costs a stat(2) while it is unchanged."""
@@ -161,7 +213,12 @@ class Effect:
                 self._dismantle(old)
 
     def _install(
-        self, old: Loaded, networks: Mapping[str, NetworkRules], services: Mapping[str, ServiceRules]
+        self,
+        old: Loaded,
+        networks: Mapping[str, NetworkRules],
+        services: Mapping[str, ServiceRules],
+        *,
+        anew: bool = False,
     ) -> None:
         off = get_sysctl("ipv4/ip_forward") == "0"
         guard = (
@@ -174,15 +231,19 @@ class Effect:
         before, after = self._table_of(old), self._table_of(new)
         script = whole(after)
         digest = hashlib.sha256(script.encode()).hexdigest()
-        self._connect(old.networks, networks, guard)
-        there = old.digest != "" and netlink.table_exists(self._table)
+        self._connect(old.networks, networks, guard, anew=anew)
+        there = self._intact(old)
+        generation = listing.generation()
         if not there or old.digest != hashlib.sha256(whole(before).encode()).hexdigest():
             _nft(script)
         elif digest != old.digest:
             self._change(change(before, after), script)
+        else:
+            generation -= 1
         if off:
             set_sysctl("ipv4/ip_forward", "1")
-        self._store(replace(new, digest=digest))
+        alone = listing.generation() == generation + 1
+        self._store(replace(new, digest=digest, generation=generation + 1 if alone else 0))
 
     def _change(self, step: str | None, script: str) -> None:
         """By the short `step` where there is one and the table is still as we left it, else as a whole."""
@@ -204,11 +265,14 @@ class Effect:
             )
         )
 
-    def _connect(self, old: Mapping[str, NetworkRules], new: Mapping[str, NetworkRules], guard: bool) -> None:
-        """The hub holds exactly the gateways of `new`; its tag tells other instances of `guard`."""
+    def _connect(
+        self, old: Mapping[str, NetworkRules], new: Mapping[str, NetworkRules], guard: bool, *, anew: bool
+    ) -> None:
+        """The hub holds exactly the gateways of `new`; its tag tells other instances of `guard`. The kernel makes the
+        subnet's route with the address, and not again where somebody took the route alone."""
         before = {each.gateway: each for each in old.values()}
         after = {each.gateway: each for each in new.values()}
-        if before == after and link_exists(self.hub):
+        if before == after and not anew and link_exists(self.hub):
             return
         with netlink.Socket() as each:
             index = link_index(self.hub)
@@ -218,7 +282,6 @@ class Effect:
                 set_sysctl(f"ipv6/conf/{self.hub}/disable_ipv6", "1")
                 set_sysctl(f"ipv4/conf/{self.hub}/tag", str(int(guard)))
                 index = link_index(self.hub) or 0
-                each.run([netlink.up(index)])
             each.run(
                 [
                     *(
@@ -226,7 +289,9 @@ class Effect:
                         for gw, net in before.items()
                         if gw not in after
                     ),
+                    netlink.up(index),
                     *(netlink.address(*_place(net), index) for net in after.values()),
+                    *(_route(net, index) for net in after.values() if anew),
                 ]
             )
 
@@ -238,6 +303,7 @@ class Effect:
                 each.run([netlink.remove_link(self.hub)])
         if old.guard and not self._other_hubs():
             set_sysctl("ipv4/ip_forward", "0")
+        self._baseline.forget()
         self._file.unlink(missing_ok=True)
 
     def _other_hubs(self) -> list[str]:
@@ -253,6 +319,7 @@ class Effect:
                     guard=data["guard"],
                     resolver=data["resolver"],
                     digest=data["digest"],
+                    generation=data.get("generation", 0),
                     networks={id: codec.decode(NetworkRules, each) for id, each in data["networks"].items()},
                     services={id: codec.decode(ServiceRules, each) for id, each in data["services"].items()},
                 )
@@ -266,6 +333,7 @@ class Effect:
             "guard": loaded.guard,
             "resolver": loaded.resolver,
             "digest": loaded.digest,
+            "generation": loaded.generation,
             "networks": {id: _encoded(each) for id, each in loaded.networks.items()},
             "services": {id: _encoded(each) for id, each in loaded.services.items()},
         }
@@ -302,6 +370,17 @@ def _encoded(rules: NetworkRules | ServiceRules) -> Any:
 
 def _place(network: NetworkRules) -> tuple[str, int]:
     return network.gateway, IPv4Network(network.subnet).prefixlen
+
+
+def _route(network: NetworkRules, index: int) -> netlink.Message:
+    base, _, prefix = network.subnet.partition("/")
+    return netlink.route(base, int(prefix), index, source=network.gateway)
+
+
+def _leads(answer: bytes | None, index: int, prefix: int) -> bool:
+    """Whether the route that was found is of this prefix length and goes out of this link."""
+    route = look.route_of(answer) if answer is not None else None
+    return route is not None and (route.index, route.prefix) == (index, prefix)
 
 
 def _nft(text: str) -> None:

@@ -1,52 +1,28 @@
-"""Groups on their networks: the veth pair, addresses, routes and neighbours, and the files that name the others.
+"""Groups on their networks: the veth pair, addresses, routes and neighbours.
 
-In: `Attachment`s. Out: links in two namespaces, files in the group's run folder. `network.json` there is written last:
-with it and the link a group is attached, whatever else a killed attach left is made anew.
+In: `Attachment`s. Out: links in two namespaces, files in the group's run folder; what of them somebody else changed, and
+mended again under the running containers.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from orchestrator.drivers.network import files, netlink
+from orchestrator.drivers.network.attached import STATE, Attached, Register
+from orchestrator.drivers.network.damage import CONF, GATEWAY, LINK, PEER, Damage, Wanted, Way
 from orchestrator.drivers.network.effect import Effect
-from orchestrator.drivers.network.ipam import Ipam, located
+from orchestrator.drivers.network.group_files import GroupFiles
+from orchestrator.drivers.network.ipam import Ipam
 from orchestrator.drivers.network.namespace import entered, link_exists, link_index, set_sysctl, told
 from orchestrator.drivers.network.rules import NetworkRules
 from orchestrator.errors import StepError
 from orchestrator.model.ids import Incarnation
 from orchestrator.ports.driver import Attachment
 from orchestrator.ports.layout import Layout
-
-GATEWAY = "169.254.1.1"  # every group's next hop, an address that nobody has
-_PEER = "eth0"
-_STATE = "network.json"
-_CONF = (
-    (netlink.FORWARDING, 1),
-    (netlink.RP_FILTER, 1),
-    (netlink.ROUTE_LOCALNET, 1),
-    (netlink.ACCEPT_REDIRECTS, 0),
-    (netlink.SEND_REDIRECTS, 0),
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attached:
-    """A group as attached in this boot: network -> address, in the order of its networks."""
-
-    boot: str
-    stack: str
-    ref: str
-    id: str
-    hostname: str
-    netns: str
-    networks: Mapping[str, str]
 
 
 class Groups:
@@ -67,11 +43,13 @@ class Groups:
         self._effect = effect
         self._host = host
         self._boot_id = boot_id
-        self._upstream = upstream
         self._in_effect = in_effect
         # All of it runs under the kernel's one RTNL mutex anyway, and a write to a sysctl like disable_ipv6 does not sleep
         # for that mutex: the call is restarted until it is free (restart_syscall in net/ipv6/addrconf.c).
         self._rtnl = threading.Lock()
+        self._damage = Damage(host)
+        self.register = Register(layout, boot_id)
+        self._files = GroupFiles(self.register, ipam, upstream)
 
     def attach(self, attachment: Attachment) -> None:
         """Put the group on its networks; over whatever a killed attach left."""
@@ -81,20 +59,18 @@ class Groups:
             attached = self._attached(attachment)
             folder = self._layout.group_run(target.id)
             folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-            files.write(folder / "hostname", f"{attachment.hostname}\n")
-            self._write_hosts(attached)
-            self._write_resolv(attachment, joined)
+            self._files.write(attached, joined)
             with self._rtnl:
                 if joined:
                     self._outside(attached, joined)
                 self._inside(attached, joined)
-            self._store(attached)
+            self.register.store(attached)
 
     def rejoin(self, attachment: Attachment) -> None:
         """Join and leave networks while the group runs: what it stays on is not touched, so connections go on there."""
         target = attachment.target
-        old = self._read(target.id)
-        if old is None or not self.attached(target):
+        old = self.register.read(target.id)
+        if old is None:
             self.attach(attachment)
             return
         with told(f"{target.ref}: cannot change its networks"):
@@ -109,26 +85,68 @@ class Groups:
                     else:
                         self._reroute(old, new, joined)
                     self._inside(new, joined, gone=_gone(old, new))
-            self._write_hosts(new)
-            self._write_resolv(attachment, joined)
-            self._store(new)
+            self._files.write(new, joined)
+            self.register.store(new)
             for network in old.networks:
                 if network not in new.networks:
                     self._free(target.stack, network)
+
+    def mend(self, attachment: Attachment) -> None:
+        """Make what somebody else changed as it was; nothing where all is right."""
+        target = attachment.target
+        each = self.register.read(target.id)
+        wrong = self.damage((target,)).get(target.id)
+        if each is None or not wrong:
+            return
+        with told(f"{target.ref}: cannot mend its network"):
+            joined = {name: self._in_effect(target.stack, name) for name in each.networks}
+            with self._rtnl:
+                if LINK in wrong:
+                    self._outside(each, joined)
+                elif joined:
+                    self._again(each, joined)
+                self._inside(each, joined)
+            self._files.write(each if each.dns is not None else self._attached(attachment), joined)
+
+    def damage(self, targets: Sequence[Incarnation]) -> Mapping[str, tuple[str, ...]]:
+        """id -> what somebody else changed of an attached group, in words."""
+        with told("cannot look at the groups' networks"):
+            there = self.register.changed()
+            if (
+                there is not None
+            ):  # somebody else may have removed groups: what listens in a namespace keeps it alive
+                self._damage.keep(there)
+                self._files.keep(there)
+            loaded = self._effect.loaded().networks
+            found = []
+            for target in targets:
+                each = self.register.read(target.id)
+                if each is not None:
+                    allocated = self._files.allocated(each)
+                    joined = {name: loaded[a.id] for name, a in allocated.items() if a.id in loaded}
+                    found.append((each, allocated, joined))
+            wrong = dict(self._damage.of([self._wanted(each, joined) for each, _, joined in found]))
+            upstream = self._files.upstream()
+            for each, allocated, joined in found:
+                bad = self._files.wrong(each, allocated, joined, upstream)
+                if bad:
+                    wrong[each.id] = (*wrong.get(each.id, ()), *bad)
+        return wrong
 
     def detach(self, target: Incarnation) -> None:
         """Take the group off; what is gone already is fine."""
         with told(f"{target.ref}: cannot detach from its networks"):
             folder = self._layout.group_run(target.id)
-            attached = self._read(target.id)
+            attached = self.register.read(target.id)
             self._unlink(target)
-            for name in (_STATE, *files.NAMES):
+            self._damage.forget(target.id)
+            for name in (STATE, *files.NAMES):
                 (folder / name).unlink(missing_ok=True)
             for network in attached.networks if attached else ():
                 self._free(target.stack, network)
 
     def addresses(self, target: Incarnation) -> Mapping[str, str]:
-        attached = self._read(target.id)
+        attached = self.register.read(target.id)
         return {
             name: address
             for name, address in (attached.networks.items() if attached else ())
@@ -137,45 +155,19 @@ class Groups:
         }
 
     def attached(self, target: Incarnation) -> bool:
-        found = self._read(target.id)
-        if found is None:
-            return False
-        if not found.networks:
-            return True
-        with told(f"{target.ref}: cannot look at its link"), entered(self._host):
-            return link_exists(self._layout.link(target.id))
-
-    def on(self, stack: str, network: str) -> Iterator[Attached]:
-        """The stack's attached groups of a network."""
-        return (each for each in self._all() if each.stack == stack and network in each.networks)
-
-    def _all(self) -> Iterator[Attached]:
-        try:
-            ids = sorted(os.listdir(self._layout.run / "groups"))  # noqa: PTH208
-        except FileNotFoundError:
-            return
-        for id in ids:
-            found = self._read(id)
-            if found is not None:
-                yield found
-
-    def sharing(self, stack: str, network: str) -> Iterator[Attached]:
-        """The attached groups of a network, of whatever stack."""
-        place = located(stack, network)
-        for each in self._all():
-            if any(located(each.stack, name) == place for name in each.networks):
-                yield each
+        """Whether it was attached in this boot; what became of that since is `damage`."""
+        return self.register.read(target.id) is not None
 
     def rename(self, stack: str, network: str) -> None:
         """The network's members changed: rewrite the hosts files of all who are on it."""
         with told(f"network/{network}: cannot rewrite hosts files"):
-            for each in self.sharing(stack, network):
-                self._write_hosts(each)
+            for each in self.register.sharing(stack, network):
+                self._files.write_hosts(each)
 
     def reroute(self, stack: str, network: str) -> None:
         """The network was opened or closed: default routes follow."""
         with told(f"network/{network}: cannot change routes"):
-            for each in self.sharing(stack, network):
+            for each in self.register.sharing(stack, network):
                 self._inside(each, {name: self._in_effect(each.stack, name) for name in each.networks})
 
     def _attached(self, attachment: Attachment) -> Attached:
@@ -192,30 +184,36 @@ class Groups:
                 name: self._ipam.include(target.stack, name, (target.ref.name,)).members[target.ref.name]
                 for name in attachment.networks
             },
+            dns=tuple(attachment.dns),
         )
-
-    def _store(self, each: Attached) -> None:
-        files.write(self._layout.group_run(each.id) / _STATE, json.dumps(asdict(each)))
 
     def _free(self, stack: str, network: str) -> None:
         found = self._ipam.read(stack, network)
         if found is not None and found.held:
-            living = [each.networks[network] for each in self.on(stack, network)]
+            living = [each.networks[network] for each in self.register.on(stack, network)]
             self._ipam.allocate(stack, network, found.id, found.own, None, living)
 
-    def _write_hosts(self, each: Attached) -> None:
-        members = [
-            found.members
-            for name in each.networks
-            if (found := self._ipam.read(each.stack, name)) is not None
-        ]
-        own = next(iter(each.networks.values()), "127.0.0.1")
-        files.write(self._layout.group_run(each.id) / "hosts", files.hosts(each.hostname, own, members))
-
-    def _write_resolv(self, attachment: Attachment, joined: Mapping[str, NetworkRules]) -> None:
-        gateway = next((each.gateway for each in joined.values() if not each.internal), None)
-        text = files.resolv_conf(attachment.dns, self._upstream(), gateway)
-        files.write(self._layout.group_run(attachment.target.id) / "resolv.conf", text)
+    def _wanted(self, each: Attached, joined: Mapping[str, NetworkRules]) -> Wanted:
+        mine, theirs = _macs(each.id)
+        ways = (
+            Way(
+                address=address,
+                gateway=joined[name].gateway,
+                subnet=joined[name].subnet,
+                internal=joined[name].internal,
+            )
+            for name, address in each.networks.items()
+            if name in joined
+        )
+        return Wanted(
+            id=each.id,
+            netns=each.netns,
+            link=self._layout.link(each.id),
+            mark=self._effect.group,
+            mac=mine,
+            peer_mac=theirs,
+            ways=tuple(ways),
+        )
 
     def _outside(self, each: Attached, joined: Mapping[str, NetworkRules]) -> None:
         """The host's half: the pair itself, and the way to every address of the group."""
@@ -224,7 +222,7 @@ class Groups:
         netns = os.open(each.netns, os.O_RDONLY | os.O_CLOEXEC)
         try:
             with entered(self._host), netlink.Socket() as host:
-                pair = netlink.veth(link, mine, self._effect.group, _PEER, theirs, netns)
+                pair = netlink.veth(link, mine, self._effect.group, PEER, theirs, netns)
                 try:
                     host.run([pair])
                 except netlink.NetlinkError as error:
@@ -235,9 +233,15 @@ class Groups:
                 set_sysctl(f"ipv6/conf/{link}/disable_ipv6", "1")
                 index = link_index(link) or 0
                 alias = f"orchestrator/{self._layout.instance}/{each.stack}/{each.ref}"
-                host.run([netlink.up(index, alias=alias, conf=_CONF), *_ways(each, joined, index)])
+                host.run([netlink.up(index, alias=alias, conf=CONF), *_ways(each, joined, index)])
         finally:
             os.close(netns)
+
+    def _again(self, each: Attached, joined: Mapping[str, NetworkRules]) -> None:
+        """The host's half of a link that stays, written over what is there."""
+        with entered(self._host), netlink.Socket() as host:
+            index = link_index(self._layout.link(each.id)) or 0
+            host.run([netlink.up(index, conf=CONF), *_ways(each, joined, index)])
 
     def _reroute(self, old: Attached, new: Attached, joined: Mapping[str, NetworkRules]) -> None:
         """The host's half of a link that stays: ways to what came, none to what went."""
@@ -265,10 +269,10 @@ class Groups:
             set_sysctl("ipv6/conf/all/disable_ipv6", "1")
             messages = [netlink.up(1)]
             if joined:
-                index = link_index(_PEER)
+                index = link_index(PEER)
                 if index is None:
                     raise StepError(
-                        f"{each.ref}: {each.netns} has no {_PEER}", call="if_nametoindex", argument=_PEER
+                        f"{each.ref}: {each.netns} has no {PEER}", call="if_nametoindex", argument=PEER
                     )
                 messages += [netlink.up(index), *self._routes(each, joined, index)]
                 messages += [netlink.remove_address(address, 32, index) for address in gone]
@@ -289,16 +293,6 @@ class Groups:
             yield netlink.remove_route("0.0.0.0", 0, index)
         else:
             yield netlink.route("0.0.0.0", 0, index, source=way_out, via=GATEWAY)
-
-    def _read(self, id: str) -> Attached | None:
-        path = Path(self._layout.group_run(id), _STATE)
-        try:
-            data = json.loads(path.read_text())
-            return Attached(**data) if data["boot"] == self._boot_id else None
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (ValueError, LookupError, TypeError):
-            return None  # cut off while it was written: not attached
 
 
 def _ways(each: Attached, joined: Mapping[str, NetworkRules], index: int) -> Iterator[netlink.Message]:

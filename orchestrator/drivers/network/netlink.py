@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from types import TracebackType
 
 _REQUEST, _ACK, _REPLACE, _EXCLUSIVE, _CREATE = 0x1, 0x4, 0x100, 0x200, 0x400  # NLM_F_*
-_ERROR = 2  # NLMSG_ERROR
+_DUMP = 0x300  # NLM_F_ROOT | NLM_F_MATCH
+_ERROR, _DONE = 2, 3  # NLMSG_*
+_AT_ONCE = 32  # questions whose answers surely fit into a socket's buffer
 _NEWLINK, _DELLINK, _SETLINK, _NEWADDR, _DELADDR = 16, 17, 19, 20, 21  # RTM_*
 _NEWROUTE, _DELROUTE, _NEWNEIGH, _DELNEIGH = 24, 25, 28, 29
 _IFF_UP = 1
@@ -82,6 +84,50 @@ class Socket:
             if failed[position] not in each.accept:
                 raise NetlinkError(failed[position], each.what)
 
+    def ask(self, messages: Sequence[Message]) -> list[bytes | None]:
+        """The one answer to each question, without its header; None where the error is one that its message accepts."""
+        found: list[bytes | None] = []
+        failed: NetlinkError | None = None
+        for at in range(0, len(messages), _AT_ONCE):
+            some = messages[at : at + _AT_ONCE]
+            parts = []
+            for each in some:
+                self._sequence += 1
+                head = struct.pack("=IHHII", 16 + len(each.body), each.type, _REQUEST, self._sequence, 0)
+                parts.append(head + each.body)
+            self._socket.send(b"".join(parts))
+            for each in some:
+                data = self._socket.recv(65536)
+                if struct.unpack_from("=H", data, 4)[0] != _ERROR:
+                    found.append(data[16:])
+                    continue
+                number = -struct.unpack_from("=i", data, 16)[0]
+                if number not in each.accept:
+                    failed = NetlinkError(number, each.what)
+                found.append(None)
+        if failed is not None:
+            raise failed
+        return found
+
+    def dump(self, message: Message) -> list[bytes]:
+        """All answers to a question about many things, without their headers."""
+        self._sequence += 1
+        size = 16 + len(message.body)
+        head = struct.pack("=IHHII", size, message.type, _REQUEST | _DUMP, self._sequence, 0)
+        self._socket.send(head + message.body)
+        found: list[bytes] = []
+        while True:
+            data = self._socket.recv(1 << 18)
+            at = 0
+            while at < len(data):
+                length, kind = struct.unpack_from("=IH", data, at)
+                if kind == _DONE:
+                    return found
+                if kind == _ERROR:
+                    raise NetlinkError(-struct.unpack_from("=i", data, at + 16)[0], message.what)
+                found.append(data[at + 16 : at + length])
+                at += (length + 3) & ~3
+
     def _answers(self, first: int, failed: dict[int, int]) -> None:
         waiting = self._sequence - first + 1
         while waiting:
@@ -97,24 +143,24 @@ class Socket:
                 at += (length + 3) & ~3
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
     size = 4 + len(value)
     return struct.pack("=HH", size, kind) + value + b"\0" * (-size & 3)
 
 
-def _text(kind: int, value: str) -> bytes:
-    return _attribute(kind, value.encode() + b"\0")
+def text(kind: int, value: str) -> bytes:
+    return attribute(kind, value.encode() + b"\0")
 
 
-def _number(kind: int, value: int) -> bytes:
-    return _attribute(kind, struct.pack("=I", value))
+def number(kind: int, value: int) -> bytes:
+    return attribute(kind, struct.pack("=I", value))
 
 
-def _address(kind: int, value: str) -> bytes:
-    return _attribute(kind, socket.inet_aton(value))
+def ipv4(kind: int, value: str) -> bytes:
+    return attribute(kind, socket.inet_aton(value))
 
 
-def _link(index: int, flags: int = 0, change: int = 0) -> bytes:
+def link_body(index: int, flags: int = 0, change: int = 0) -> bytes:
     return struct.pack("=BxHiII", 0, 0, index, flags, change)
 
 
@@ -125,41 +171,35 @@ def veth(
 
     One queue each way: the kernel's default is one for each possible processor, paid for in memory by every group.
     """
-    queues = _number(31, 1) + _number(32, 1)  # IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES
-    inner = _link(0) + _text(3, peer) + queues
+    queues = number(31, 1) + number(32, 1)  # IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES
+    inner = link_body(0) + text(3, peer) + queues
     if peer_mac:
-        inner += _attribute(1, peer_mac)
+        inner += attribute(1, peer_mac)
     if netns is not None:
-        inner += _number(28, netns)  # IFLA_NET_NS_FD
-    info = _text(1, "veth") + _attribute(2, _attribute(1, inner))  # IFLA_INFO_KIND, _DATA, VETH_INFO_PEER
-    body = _link(0) + _text(3, name) + _attribute(1, mac) + _number(27, group) + queues + _attribute(18, info)
+        inner += number(28, netns)  # IFLA_NET_NS_FD
+    info = text(1, "veth") + attribute(2, attribute(1, inner))  # IFLA_INFO_KIND, _DATA, VETH_INFO_PEER
+    body = link_body(0) + text(3, name) + attribute(1, mac) + number(27, group) + queues + attribute(18, info)
     return Message(f"make link {name}", _NEWLINK, _CREATE | _EXCLUSIVE, body)
 
 
 def up(index: int, *, alias: str = "", conf: Sequence[tuple[int, int]] = ()) -> Message:
     """Set a link up, with its alias and its net.ipv4.conf values."""
-    body = _link(index, _IFF_UP, _IFF_UP)
+    body = link_body(index, _IFF_UP, _IFF_UP)
     if alias:
-        body += _attribute(20, alias.encode()[:255])
+        body += attribute(20, alias.encode()[:255])
     if conf:
-        values = b"".join(_number(kind, value) for kind, value in conf)
-        body += _attribute(
-            26, _attribute(socket.AF_INET, _attribute(1, values))
-        )  # IFLA_AF_SPEC, IFLA_INET_CONF
+        values = b"".join(number(kind, value) for kind, value in conf)
+        body += attribute(26, attribute(socket.AF_INET, attribute(1, values)))  # IFLA_AF_SPEC, IFLA_INET_CONF
     return Message(f"set link {index} up", _SETLINK, 0, body)
 
 
 def remove_link(name: str) -> Message:
     """Delete a link (and its peer) by name; one that is gone is fine."""
-    return Message(f"remove link {name}", _DELLINK, 0, _link(0) + _text(3, name), (errno.ENODEV,))
+    return Message(f"remove link {name}", _DELLINK, 0, link_body(0) + text(3, name), (errno.ENODEV,))
 
 
 def _addressed(address: str, prefix: int, index: int) -> bytes:
-    return (
-        struct.pack("=BBBBi", socket.AF_INET, prefix, 0, 0, index)
-        + _address(2, address)
-        + _address(1, address)
-    )
+    return struct.pack("=BBBBi", socket.AF_INET, prefix, 0, 0, index) + ipv4(2, address) + ipv4(1, address)
 
 
 def address(address: str, prefix: int, index: int) -> Message:
@@ -179,22 +219,22 @@ def route(target: str, prefix: int, index: int, *, source: str, via: str | None 
     scope, flags = (0, 4) if via else (253, 0)  # RT_SCOPE_UNIVERSE + RTNH_F_ONLINK, RT_SCOPE_LINK
     body = struct.pack("=BBBBBBBBI", socket.AF_INET, prefix, 0, 0, 254, 4, scope, 1, flags)
     if prefix:
-        body += _address(1, target)
-    body += _number(4, index) + _address(7, source) + (_address(5, via) if via else b"")
+        body += ipv4(1, target)
+    body += number(4, index) + ipv4(7, source) + (ipv4(5, via) if via else b"")
     return Message(f"add route {target}/{prefix}", _NEWROUTE, _CREATE | _REPLACE, body)
 
 
 def remove_route(target: str, prefix: int, index: int) -> Message:
     body = struct.pack("=BBBBBBBBI", socket.AF_INET, prefix, 0, 0, 254, 0, 255, 0, 0)
     if prefix:
-        body += _address(1, target)
-    body += _number(4, index)
+        body += ipv4(1, target)
+    body += number(4, index)
     return Message(f"remove route {target}/{prefix}", _DELROUTE, 0, body, (errno.ESRCH,))
 
 
 def neighbour(address: str, mac: bytes, index: int) -> Message:
     """A permanent neighbour: no ARP, and no part in the table's limit."""
-    body = _neighbour(address, index) + _attribute(2, mac)
+    body = _neighbour(address, index) + attribute(2, mac)
     return Message(f"add neighbour {address}", _NEWNEIGH, _CREATE | _REPLACE, body)
 
 
@@ -204,12 +244,12 @@ def remove_neighbour(address: str, index: int) -> Message:
 
 
 def _neighbour(address: str, index: int) -> bytes:
-    return struct.pack("=BxxxiHBB", socket.AF_INET, index, 0x80, 0, 0) + _address(1, address)
+    return struct.pack("=BxxxiHBB", socket.AF_INET, index, 0x80, 0, 0) + ipv4(1, address)
 
 
 def table_exists(name: str) -> bool:
     """Whether nftables has the table `ip name` in this thread's namespace; 50 µs where a `nft` process takes 3 ms."""
-    body = struct.pack("=BBH", socket.AF_INET, 0, 0) + _text(1, name)
+    body = struct.pack("=BBH", socket.AF_INET, 0, 0) + text(1, name)
     with Socket(_NETFILTER) as each:
         try:
             each.run([Message(f"look for table {name}", (10 << 8) | 1, 0, body)])  # NFT_MSG_GETTABLE
