@@ -112,7 +112,7 @@ class Mount(Part):
     )
     mode: f.Mode | None = Field(
         None,
-        description='The file\'s mode in octal; "0400" by default for a secret, "0444" for a config.',
+        description='The mode in octal; "0400" by default for a secret, "0444" for a config; one with x can be run.',
         examples=["0440"],
     )
 

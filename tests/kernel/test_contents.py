@@ -120,6 +120,15 @@ def test_files_have_their_owner_and_mode_and_nobody_inside_changes_them(lab: Lab
     assert lab.layout.files.stat().st_mode & 0o7777 == 0o700
 
 
+def test_config_whose_mode_says_so_is_a_program(lab: Lab, tmp_path: Path) -> None:
+    script = ConfigMount(config="script", target="/entry", mode=0o755)
+    content = config(lab, b"#!/bin/sh\necho ran\n")
+    assert lab.output("/entry", spec(script, config_script=content)) == "ran\n"
+    secret_script = SecretMount(secret="script", target="/entry", mode=0o755)
+    hidden = secret(lab, tmp_path / "script", b"#!/bin/sh\necho ran\n")
+    assert lab.output("/entry 2>/dev/null; echo $?", spec(secret_script, secret_script=hidden)) == "126\n"
+
+
 def test_live_change_is_written_on_the_same_inode_and_then_signalled(lab: Lab, tmp_path: Path) -> None:
     first = both(lab, tmp_path)
     target = started(lab, first)
@@ -140,6 +149,18 @@ def test_live_change_is_written_on_the_same_inode_and_then_signalled(lab: Lab, t
     )  # repeated, as after a crash before the record: nothing is new
     assert inside(lab, target, "cat", "/etc/site.conf") == ""
     assert lab.logs(target).count("hup") == 3
+
+
+def test_rewrite_that_was_cut_short_is_finished_and_told_by_the_next_pass(lab: Lab, tmp_path: Path) -> None:
+    first = both(lab, tmp_path)
+    target = started(lab, first)
+    until(lambda: "ready" in lab.logs(target))
+    with host_file(lab, target, "/etc/site.conf").open("r+") as file:
+        file.write("sec")  # the beginning of `second`, over the old text, and nothing recorded
+    content = config(lab, b"second\n", update=Update.LIVE, signal="HUP")
+    update(lab, target, replace(first, contents={**first.contents, "config/site": content}), SITE)
+    assert inside(lab, target, "cat", "/etc/site.conf") == "second\n"
+    until(lambda: lab.logs(target).count("hup") == 1)
 
 
 def _write(path: Path) -> None:

@@ -9,12 +9,15 @@ from typing import Any
 from hypothesis import strategies as st
 
 from orchestrator.model.desired import (
+    ConfigMount,
     ContainerSpec,
+    Content,
     GroupSpec,
     Health,
     HostRoot,
     Job,
     Limits,
+    Mount,
     Need,
     NetworkSpec,
     RootfsSpec,
@@ -24,6 +27,7 @@ from orchestrator.model.desired import (
     StackSpec,
     TcpProbe,
     Until,
+    Update,
     VolumeMount,
     VolumeSpec,
 )
@@ -48,6 +52,7 @@ class Group:
     command: tuple[str, ...] = ("sleep", "infinity")
     memory: int | None = None
     hostname: str | None = None
+    site: Content | None = None  # a config that it mounts
     more: Mapping[str, Any] | None = None
 
 
@@ -107,7 +112,9 @@ def _add(
         for name, until in (each.needs or {}).items()
         for number in range(1, replicas[name] + 1)
     )
-    mounts = (VolumeMount(volume=each.volume, target="/data"),) if each.volume else ()
+    mounts: tuple[Mount, ...] = (VolumeMount(volume=each.volume, target="/data"),) if each.volume else ()
+    if each.site:
+        mounts += (ConfigMount(config="site", target="/site"),)
     for number in numbers:
         own, inner = group(each.name, number), container(each.name, number)
         resources[own] = GroupSpec(
@@ -118,6 +125,7 @@ def _add(
             rootfs="base",
             command=each.command,
             mounts=mounts,
+            contents={"config/site": each.site} if each.site else {},
             limits=Limits(memory=each.memory),
             job=Job() if each.job else None,
             health=PROBE if each.probed else None,
@@ -137,6 +145,7 @@ def _add(
         needs[service(each.name)] = (*networks, *started)
 
 
+SITES = tuple(Content(digest=digest, update=update) for digest in "ab" for update in Update)
 NAMES = ("alpha", "beta", "gamma", "delta")
 
 
@@ -167,6 +176,7 @@ def groups(draw: st.DrawFn) -> tuple[Group, ...]:
                 if job
                 else draw(st.sampled_from((("sleep", "infinity"), ("sh", "-c", "exec x")))),
                 memory=draw(st.sampled_from((None, 1 << 26, 1 << 27))),
+                site=draw(st.sampled_from((None, *SITES))),
             )
         )
     return tuple(found)

@@ -146,7 +146,7 @@ def test_key_is_kept_by_word_alone_private_and_never_overwritten(tmp_path: Path)
     first.keep()
     assert layout.secret_key.stat().st_mode & 0o7777 == 0o600
     with pytest.raises(ConflictError):
-        rival.keep()
+        rival.keep()  # what it has given out is no digest under the key that is kept
     assert rival.digest(b"x") == SecretKey(layout).digest(b"x") == digest
 
 

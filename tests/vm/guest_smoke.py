@@ -34,6 +34,7 @@ MANIFEST = """
 stack: smoke
 rootfs: {base: host}
 networks: {front: {}, other: {}}
+configs: {program: {file: ./web.py}}
 containers:
   ticker:
     rootfs: base
@@ -45,7 +46,7 @@ containers:
     networks: [front]
     publish: ["18080:80"]
     command: [/usr/bin/python3, -S, -u, /srv/web.py]
-    mounts: [{bind: ./web.py, target: /srv/web.py, read_only: true}]
+    mounts: [{config: program, target: /srv/web.py, mode: "0400"}]
     health: {tcp: ":80", interval: 1s, timeout: 10s, retries: 30}
   lonely:
     rootfs: base

@@ -15,6 +15,7 @@ from orchestrator.model.desired import (
     BindMount,
     ConfigMount,
     ContainerSpec,
+    FileMount,
     GroupSpec,
     Mount,
     SecretMount,
@@ -259,11 +260,17 @@ def _mount(mount: Mount, place: Place) -> Operation:
                 options=f"mode=1777,size={mount.size}",
             )
         case SecretMount() | ConfigMount():
-            return MountBind(source=place.files[mount.target], target=mount.target, flags=("ro", *_SAFE))
+            return MountBind(source=place.files[mount.target], target=mount.target, flags=_file_flags(mount))
 
 
 def _flags(mount: VolumeMount | BindMount | TmpfsMount) -> tuple[str, ...]:
     return (*(("ro",) if mount.read_only else ()), "nosuid", "nodev")
+
+
+def _file_flags(mount: FileMount) -> tuple[str, ...]:
+    """Their tmpfs is noexec; a config that is a program, as its mode says, can be run all the same."""
+    program = isinstance(mount, ConfigMount) and mount.mode & 0o111
+    return ("ro", "nosuid", "nodev", "exec" if program else "noexec")
 
 
 def _owners(spec: ContainerSpec, place: Place) -> Iterator[Operation]:

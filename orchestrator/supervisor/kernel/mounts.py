@@ -18,7 +18,15 @@ MNT_DETACH = 2
 PROC, DEVPTS, OVERLAY = 0x9FA0, 0x1CD1, 0x794C7630  # statfs(2)
 AT_FDCWD = -100
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 0x02, 0x04, 0x10
-ATTRIBUTES = {"ro": 0x1, "nosuid": 0x2, "nodev": 0x4, "noexec": 0x8, "noatime": 0x10, "relatime": 0x0}
+ATTRIBUTES = {
+    "ro": 0x1,
+    "nosuid": 0x2,
+    "nodev": 0x4,
+    "noexec": 0x8,
+    "noatime": 0x10,
+    "relatime": 0x0,
+    "exec": 0x0,
+}
 
 _AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 0x1, 0x80000
@@ -86,11 +94,12 @@ def move_mount(source: int, target: int, *, about: str = "") -> None:
 
 
 def set_attributes(fd: int, names: tuple[str, ...], *, recursive: bool = False, about: str = "") -> None:
-    """mount_setattr(2): add attributes (ro, nosuid, ...) to the mount of `fd`."""
+    """mount_setattr(2): add attributes (ro, nosuid, ...) to the mount of `fd`; `exec` takes noexec away."""
     bits = 0
     for name in names:
         bits |= attribute(name)
     clear = _ATIME if {"noatime", "relatime"} & set(names) else 0
+    clear |= ATTRIBUTES["noexec"] if "exec" in names else 0
     data = ctypes.create_string_buffer(_ATTR.pack(bits, clear, 0, 0), _ATTR.size)
     flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
     call("mount_setattr", fd, b"", flags, data, _ATTR.size, about=about)
