@@ -38,6 +38,7 @@ _VERBS = {
     "doctor": "hosts",
     "graph": "manifests",
     "schema": "manifests",
+    "completion": "hosts",
     "version": "manifests",
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from orchestrator.cli import interrupts
-from orchestrator.cli.arguments import common
+from orchestrator.cli.arguments import common, completing
 from orchestrator.cli.commands import manifests
 from orchestrator.cli.exits import ExitCode
 from orchestrator.cli.session import Session
@@ -123,7 +123,7 @@ def apply(
 
 
 @click.command()
-@click.argument("stack", nargs=-1)
+@click.argument("stack", nargs=-1, shell_complete=completing.stacks)
 @common.files(required=False)
 @common.env_file
 @common.prune_data

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from orchestrator.cli.arguments import completing
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -74,6 +76,7 @@ def files(*, required: bool = True) -> Callable[[F], F]:
         "--file",
         "paths",
         metavar="FILE",
+        shell_complete=completing.files,
         multiple=True,
         required=required,
         help="A stack file, a folder (its *.yaml files), or - for standard input; may be repeated.",
@@ -85,6 +88,7 @@ def env_file(verb: F) -> F:
         "--env-file",
         "env_files",
         metavar="FILE",
+        shell_complete=completing.files,
         multiple=True,
         help="KEY=VALUE lines for ${KEY} in the manifest; the environment wins over them.",
     )(verb)

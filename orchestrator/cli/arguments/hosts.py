@@ -30,3 +30,24 @@ def doctor(session: Session, *, form: str) -> ExitCode:
     else:
         view.show(session.terminal, findings)
     return ExitCode.FAILED if failed(findings) else ExitCode.SETTLED
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(*, shell: str) -> ExitCode:
+    """Print what makes SHELL complete verbs, options, stacks and containers.
+
+    \b
+    Example:
+      orchestrator completion bash > /etc/bash_completion.d/orchestrator
+      orchestrator completion zsh > "${fpath[1]}/_orchestrator"
+      orchestrator completion fish > ~/.config/fish/completions/orchestrator.fish
+      eval "$(orchestrator completion bash)"              for this shell alone
+    """
+    from click.shell_completion import ShellComplete, get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None
+    script = found(click.Command("orchestrator"), {}, "orchestrator", "_ORCHESTRATOR_COMPLETE")
+    click.echo(ShellComplete.source(script))  # not bash's own, which starts bash to ask for its version
+    return ExitCode.SETTLED

@@ -7,14 +7,14 @@ import sys
 
 import click
 
-from orchestrator.cli.arguments import common
+from orchestrator.cli.arguments import common, completing
 from orchestrator.cli.exits import ExitCode
 from orchestrator.cli.session import Session
 from orchestrator.errors import UsageError
 
 
 @click.command()
-@click.argument("ref", nargs=-1, required=True)
+@click.argument("ref", nargs=-1, required=True, shell_complete=completing.containers)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines of each.")
 @click.option(
@@ -60,7 +60,7 @@ def logs(
 @click.option(
     "-e", "--env", metavar="KEY=VALUE", multiple=True, help="Set a variable; KEY alone: as it is here."
 )
-@click.argument("ref")
+@click.argument("ref", shell_complete=completing.containers)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_obj
 def exec_(
@@ -117,8 +117,8 @@ def exec_(
     "-a", "--archive", is_flag=True, help="Keep owners; otherwise what comes belongs to root, or to you."
 )
 @click.option("-L", "--follow-link", is_flag=True, help="If SRC is a symlink, copy what it leads to.")
-@click.argument("src")
-@click.argument("dst")
+@click.argument("src", shell_complete=completing.places)
+@click.argument("dst", shell_complete=completing.places)
 @click.pass_obj
 def cp(session: Session, *, src: str, dst: str, archive: bool, follow_link: bool) -> ExitCode:
     """Copy files and folders into or out of a running container. One of SRC and DST is REF:PATH, the other one a path of
@@ -147,7 +147,7 @@ def cp(session: Session, *, src: str, dst: str, archive: bool, follow_link: bool
 
 @click.command()
 @click.option("-s", "--signal", metavar="SIG", default="KILL", show_default=True, help="A name or number.")
-@click.argument("ref", nargs=-1, required=True)
+@click.argument("ref", nargs=-1, required=True, shell_complete=completing.containers)
 @click.pass_obj
 def kill(session: Session, *, ref: tuple[str, ...], signal: str) -> ExitCode:
     """Send a signal to the main process of each container. If that ends it, its restart policy applies.

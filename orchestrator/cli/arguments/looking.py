@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from orchestrator.cli.arguments import common
+from orchestrator.cli.arguments import common, completing
 from orchestrator.cli.exits import ExitCode
 from orchestrator.cli.session import Session
 
@@ -33,7 +33,7 @@ def ls(session: Session, *, form: str) -> ExitCode:
 
 
 @click.command()
-@click.argument("stack", required=False)
+@click.argument("stack", required=False, shell_complete=completing.stacks)
 @common.output("text", "json")
 @click.pass_obj
 def ps(session: Session, *, stack: str | None, form: str) -> ExitCode:
@@ -56,7 +56,9 @@ def ps(session: Session, *, stack: str | None, form: str) -> ExitCode:
 
 
 @click.command()
-@click.argument("name", metavar="[STACK|REF]", required=False)
+@click.argument(
+    "name", metavar="[STACK|REF]", required=False, shell_complete=completing.stacks_and_containers
+)
 @click.option("--once", is_flag=True, help="One table and no more; so it is too where stdout is no terminal.")
 @click.option(
     "-n", "--interval", type=common.Duration(), default=2.0, metavar="T", help="From table to table: 2s."
@@ -101,7 +103,7 @@ def top(session: Session, *, name: str | None, once: bool, interval: float, sort
 
 
 @click.command()
-@click.argument("ref")
+@click.argument("ref", shell_complete=completing.things)
 @common.output("text", "json")
 @click.pass_obj
 def inspect(session: Session, *, ref: str, form: str) -> ExitCode:
