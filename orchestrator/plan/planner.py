@@ -262,9 +262,9 @@ class _Verdicts:
         return replace(change, waits=waits) if waits else change
 
     def _gate_joined(self, change: Change) -> Change:
-        """What runs waits only for what it is to be bound to, not for what a start would wait for."""
-        recorded = {need.ref for need in self.kept[change.ref].needs}
-        new = [need for need in self.stack.needs.get(change.ref, ()) if need.ref not in recorded]
+        """What runs waits only for what it is to be bound to (anew, or again), not for what a start would wait for."""
+        bound = {need.ref for need in self.kept[change.ref].needs} - self.policy.absent
+        new = [need for need in self.stack.needs.get(change.ref, ()) if need.ref not in bound]
         waits = tuple(need for need in new if need.structural and not self._met(need))
         return replace(change, waits=waits) if waits else change
 

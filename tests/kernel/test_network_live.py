@@ -153,9 +153,27 @@ def test_an_address_that_was_left_is_free_once_its_network_has_forgotten_the_nam
     assert host.address("api-1", "front") == left
 
 
-def update(host: Machine, network: Incarnation, *members: str) -> None:
-    spec = NetworkSpec(members=members, subnet="10.85.1.0/29")
+def update(host: Machine, network: Incarnation, *members: str, subnet: str | None = "10.85.1.0/29") -> None:
+    spec = NetworkSpec(members=members, subnet=subnet)
     host.driver.update(network, spec, ("members",), ())
+
+
+def test_an_allocation_that_was_lost_is_made_again_and_is_seen_by_its_groups(host: Machine) -> None:
+    front = host.network("front", "web-1", "db-1")
+    web = host.group("db-1", "front")
+    target = host.attachments["db-1"].target
+    before = dict(host.driver.addresses(target))
+    next(host.layout.networks.glob("*.front.json")).unlink()
+    assert [each.phase for each in host.driver.observe("shop")] == [Phase.CREATED]
+    assert host.driver.addresses(target) == {}
+    update(host, front, "db-1", subnet=None)  # the rest of its members left with it: another address
+    host.driver.start(front)
+    assert [each.phase for each in host.driver.observe("shop")] == [Phase.RUNNING]
+    assert host.driver.addresses(target) == {}
+    rejoin(host, "db-1", "front")
+    assert host.driver.addresses(target) not in ({}, before)
+    with entered(web):
+        assert run("ip", "-4", "-o", "address").count("inet") == 2  # loopback's, and one of ours
 
 
 def test_ports_come_and_go_and_connections_through_others_go_on(host: Machine) -> None:

@@ -81,9 +81,16 @@ def test_a_group_that_runs_joins_another_stacks_network_once_it_is_there() -> No
     blocked = engine.plan(asked, Policy(absent=frozenset({EDGE})))
     assert not [step for step in blocked.steps if step.ref in (EDGE, group("web"))]
     engine.run(blocked)
+    assert engine.pids()[container("web")] == before
     assert {each.ref: each.verb for each in engine.plan(asked).changes}[group("web")] is Verb.UPDATE
     engine.settle(asked)
     assert engine.pids()[container("web")] == before
+    engine.fake.thing(group("web")).actual = {"networks": ["default"]}
+    mended = {each.ref: each for each in engine.plan(asked).changes}[group("web")]
+    assert (mended.verb, mended.reason) == (Verb.UPDATE, "networks changed behind our back")
+    assert not engine.plan(asked, Policy(absent=frozenset({EDGE}))).steps, (
+        "it is not there to be joined again"
+    )
 
 
 def test_what_others_use_is_not_deleted_and_all_else_is() -> None:

@@ -183,7 +183,11 @@ class NetworkDriver:
 
     def _observation(self, record: Record, effective: frozenset[str], damage: tuple[str, ...]) -> Observation:
         target, spec = record.target, record.spec or {}
-        running = target.id in effective if target.ref.owner is None else self._borrowed(record, effective)
+        running = target.id in effective
+        if target.ref.owner is not None:
+            running = self._borrowed(record, effective)
+        elif target.ref.kind is Kind.NETWORK:
+            running &= self._ipam.read(target.stack, target.ref.name) is not None
         return record.observation(
             Phase.RUNNING if running else Phase.CREATED,
             actual=self._reached(target, spec) if running and target.ref.kind is Kind.SERVICE else {},
