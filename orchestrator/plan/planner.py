@@ -179,14 +179,16 @@ class _Verdicts:
                 return replace(base, verb=Verb.RESTART, reason=reason, fields=fields, cause=cause)
             if not running:
                 return self._exited(base, spec, found, fields)
-            renewed = self._followed(base, spec, found) or self._ailing(
-                base, spec, found, edited=bool(fields)
-            )
-            if renewed:
-                return replace(renewed, fields=fields)
         elif not running:
             return replace(base, verb=Verb.START, reason=explain.NOT_IN_EFFECT, fields=fields)
         drifted = diff.drift(base.ref, spec, found.actual, self.stack.places)
+        if isinstance(spec, ContainerSpec):
+            new = self._followed(base, spec, found) or self._ailing(base, spec, found, edited=bool(fields))
+            now = new and new.not_before is None and not self._gate(new).waits
+            if new and (
+                now or not (fields or drifted or found.damage)
+            ):  # what can be done live waits for nothing
+                return replace(new, fields=fields)
         if found.broken or any(each.update is Update.RESTART for each in drifted):
             reason = explain.drifted(drifted, found.broken)
             return replace(base, verb=Verb.RESTART, reason=reason, fields=fields or drifted)

@@ -42,7 +42,8 @@ def read(path: str) -> list[dict[str, Any]]:
         if begun is not None and _start(line) != _start(begun):
             found.append({**begun, "ended": line["started"]})  # a full disk kept its end from being recorded
         begun = None if "ended" in line else line
-        found += [line] if begun is None else []
+        if begun is None:
+            found.append(line)
     boot = boot_id()
     if begun is not None and begun["boot"] != boot:
         found.append(begun)

@@ -256,6 +256,19 @@ def test_an_unhealthy_container_is_not_restarted_while_what_it_needs_is_unhealth
     assert change(plan, container("web")).waits and not acts(plan)
 
 
+def test_a_restart_that_waits_holds_no_live_change_up(engine: Engine) -> None:
+    engine.settle(sick_stack(needs={"db": Until.HEALTHY}, memory=1 << 26))
+    for name in ("db", "web"):
+        engine.fake.set_health(container(name), Health.UNHEALTHY)
+    edited = sick_stack(needs={"db": Until.HEALTHY}, memory=1 << 27)
+    assert acts(engine.plan(edited)) == [("update", "container/web-1/web")]
+    engine.once(edited)
+    engine.fake.thing(container("web")).actual["limits.memory"] = 1
+    assert acts(engine.plan(edited)) == [("update", "container/web-1/web")]
+    engine.once(edited)
+    assert change(engine.plan(edited), container("web")).waits
+
+
 def test_health_gates_a_start_after_a_crash_and_after_a_boot_as_it_does_the_first(engine: Engine) -> None:
     wish = stack(Group(name="db", probed=True), Group(name="web", needs={"db": Until.HEALTHY}))
     engine.settle(wish)
