@@ -63,7 +63,8 @@ clean-demo: venv ## remove what `make run` made, its data too
 	@$(BIN)/orchestrator delete quickstart --prune-data --yes
 
 # `init: true` binds a small init of the host's: its test wants one.
-test: PACKAGES += catatonit
+# strace plants failing system calls.
+test: PACKAGES += catatonit strace
 test: dev ## every test, then the check that nothing is left behind
 	@if [ -x tests/vm/setup.sh ]; then tests/vm/setup.sh; fi
 	@status=0; \

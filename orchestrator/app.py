@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import ConflictError
+from orchestrator.errors import ConflictError, OrchestratorError
 from orchestrator.model.ids import Kind, Ref
 from orchestrator.ports.layout import Layout
 
@@ -120,6 +120,9 @@ def agent(root: str | None = None) -> None:
         App.open(root).be_agent()
     except ConflictError as error:
         logging.getLogger(__name__).info("%s", error.message)
+    except OrchestratorError as error:  # the keeper tries again, ever more slowly
+        logging.getLogger(__name__).error("%s%s", error.message, f" ({error.hint})" if error.hint else "")
+        sys.exit(error.exit_code)
 
 
 class App:

@@ -70,9 +70,11 @@ class Database:
         self.tombstones = full.Tombstones(path)
         self._refusal: sqlite3.Error | None = None  # why a copy is looked at, not the file
         self._alone = threading.RLock()
+        self._place = _place(path)  # of the file that is open
         with self.told():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = self._connect()
+            self._place = _place(self.path)
 
     def close(self) -> None:
         self._db.close()
@@ -178,8 +180,9 @@ class Database:
                 self.path.chmod(0o600)
 
     def _renew(self) -> None:
-        """From a copy back to the file, as soon as that can be opened."""
-        if self._refusal is None:
+        """From a copy back to the file, as soon as that can be opened; and to the file that is there now, where somebody
+        took ours away: what is written to a file without a name is lost."""
+        if self._refusal is None and self._place == _place(self.path):
             return
         copy = self._db
         try:
@@ -188,7 +191,17 @@ class Database:
         except sqlite3.Error as error:
             self._refusal = error
         else:
+            self._place = _place(self.path)
             copy.close()
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """(device, inode); None: there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _open(path: Path) -> sqlite3.Connection:

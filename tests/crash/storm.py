@@ -42,6 +42,7 @@ groups:
         rootfs: host
         command: [perl, -e, '{count}']
         limits: {{memory: {memory}MiB}}
+        stop: {{signal: KILL}}
   mortal:
     replicas: {mortal}
     networks: []
@@ -50,6 +51,7 @@ groups:
         rootfs: host
         command: [perl, -e, '{count}']
         limits: {{memory: {memory}MiB}}
+        stop: {{signal: KILL}}
 """
 
 

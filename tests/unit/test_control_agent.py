@@ -206,11 +206,12 @@ def test_who_uses_things_of_another_stack_hears_when_that_brings_or_changes_them
 
 
 def test_a_failing_step_ends_following_and_is_tried_again_when_asked(world: World) -> None:
-    world.fake.failures["start", container("web")] = [StepError("no such program", errno=2)]
+    world.fake.failures["start", container("web")] = [StepError("no such program", errno=2)] * 50
     number = world.commit(stack(Group(name="web"), Group(name="ok")))
     events = world.follow(number)
     assert isinstance(events[-1], Stalled) and "no such program" in events[-1].reasons[container("web")]
     assert world.fake.thing(container("ok")).phase is Phase.RUNNING
+    world.fake.failures.clear()
     assert isinstance(world.follow(number)[-1], Settled)
 
 

@@ -199,3 +199,14 @@ def test_sources_are_kept_until_removed(store: Store) -> None:
         {"error": "x"},
     )
     assert [store.sources.remove(number), store.sources.remove(number)] == [True, False]
+
+
+def test_a_store_follows_its_file(store: Store) -> None:
+    """Somebody moved the database away under a process that has it open: what is written goes to the file that is there."""
+    commit(store, stack(Group(name="web")))
+    moved = store.path.with_name("moved.db")
+    store.path.rename(moved)
+    assert store.number("shop") == 0 and store.stacks() == ()
+    commit(store, stack(Group(name="web", replicas=2)))
+    with Store(store.path, clock=lambda: 5.0) as other:
+        assert other.number("shop") == 1
