@@ -1,0 +1,103 @@
+"""Where a change of a path shows: the entries of folders on the way to it, and what is at its end.
+
+In: absolute paths, there or not. Out: (folder, name) pairs to be watched; signatures (cheap) and fingerprints (of contents)
+to be compared. Symbolic links are followed as the kernel does it, so that a swapped link on the way is seen.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from orchestrator.manifest.load import is_stack_file
+from orchestrator.manifest.source import LARGEST
+
+MOST_LINKS = 40  # path_resolution(7)
+
+Signature = tuple[object, ...]
+
+
+def entries(path: str) -> frozenset[tuple[str, str]]:
+    """The entries (folder, name) whose change may change what is at `path`: itself, its folder, and every link before."""
+    steps = list(_steps(path))
+    return frozenset((folder, name) for folder, name, link in steps if link) | {
+        (folder, name) for folder, name, _ in steps[-2:]
+    }
+
+
+def _steps(path: str) -> Iterator[tuple[str, str, bool]]:
+    """Each entry on the way to `path`: (its folder without links, its name, whether it is a link)."""
+    at, links = "/", 0
+    left = deque(path.split("/"))
+    while left:
+        name = left.popleft()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            at = os.path.dirname(at)  # noqa: PTH120
+            continue
+        full = os.path.join(at, name)  # noqa: PTH118
+        try:
+            target = os.readlink(full)  # noqa: PTH115
+        except OSError:
+            yield at, name, False
+            at = full
+            continue
+        yield at, name, True
+        links += 1
+        if links > MOST_LINKS:
+            return
+        at = "/" if target.startswith("/") else at
+        left.extendleft(reversed(target.split("/")))
+
+
+def signature(path: str) -> Signature:
+    """Changes whenever anything about the file does, or about which stack files a folder holds."""
+    try:
+        found = Path(path).stat()
+        if stat.S_ISDIR(found.st_mode):
+            return found.st_dev, found.st_ino, *_stack_files(path)
+    except (OSError, ValueError) as error:
+        return (getattr(error, "errno", errno.EINVAL),)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def fingerprint(paths: Iterable[str]) -> str:
+    """A digest of what all of them hold, in full; what cannot be read is told apart by its error."""
+    whole = hashlib.sha256()
+    for path in sorted(paths):
+        whole.update(hashlib.sha256(os.fsencode(path)).digest())
+        whole.update(_content(path))
+    return whole.hexdigest()
+
+
+def _content(path: str) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        return f"error {getattr(error, 'errno', 0)}".encode()
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            return hashlib.sha256("/".join(_stack_files(path)).encode(errors="surrogateescape")).digest()
+        if not stat.S_ISREG(mode):
+            return b"special"
+        content = hashlib.sha256()
+        left = LARGEST + 1  # more is read of none
+        while left and (chunk := os.read(fd, min(left, 1 << 20))):
+            content.update(chunk)
+            left -= len(chunk)
+        return content.digest()
+    except OSError as error:
+        return f"error {error.errno}".encode()
+    finally:
+        os.close(fd)
+
+
+def _stack_files(folder: str) -> list[str]:
+    return sorted(each for each in os.listdir(folder) if is_stack_file(folder, each))  # noqa: PTH208
