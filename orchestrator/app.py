@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.control.probes import Prober, RunCommand
     from orchestrator.control.reconciler import Reconciler
     from orchestrator.control.resident import Resident
+    from orchestrator.control.sources.attending import Sources
     from orchestrator.control.tracking import Target
     from orchestrator.diagnostics import Diagnostic
     from orchestrator.doctor.facts import HostFacts
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from orchestrator.model.observed import Observed
     from orchestrator.plan.changes import Plan, Policy
     from orchestrator.ports.driver import Driver, Problem, Runtime
+    from orchestrator.state.sources import Source
     from orchestrator.state.store import Store
 
 LOOKED_AT = frozenset({Kind.GROUP, Kind.CONTAINER})
@@ -335,6 +337,47 @@ class App:
             recorded, agent = bool(self.stacks()), self.agent_status() is not None
         return look(self.layout, pool=os.environ.get("ORCHESTRATOR_POOL"), recorded=recorded, agent=agent)
 
+    # watched sources
+
+    def sources(self) -> tuple[Source, ...]:
+        """Those whose watcher lives, and the permanent ones."""
+        from orchestrator.control.sources.attending import alive
+
+        return tuple(each for each in self._store.sources.all() if alive(each.holder)) if self._store else ()
+
+    def add_source(self, kind: str, settings: Mapping[str, Any], *, holder: str) -> int:
+        """Its number. The agent attends to it when it is nudged."""
+        with self._open_store() as store:
+            return store.sources.add(kind, settings, holder=holder)
+
+    def remove_source(self, number: int) -> bool:
+        """Whether it was there."""
+        with self._open_store() as store:
+            return store.sources.remove(number)
+
+    @contextmanager
+    def attending(self, number: int) -> Iterator[None]:
+        """Reads one source in this process, without the agent."""
+        with self._open_store() as store:
+            sources = self._attendant(store, lambda stack: None, only=number)
+            try:
+                sources.sync()
+                yield
+            finally:
+                sources.close()
+
+    def _attendant(
+        self, store: Store, notify: Callable[[str], object], *, only: int | None = None
+    ) -> Sources:
+        from orchestrator.control.sources.attending import Changed, Sources, Watching
+
+        def watcher(changed: Changed) -> Watching:
+            from orchestrator.control.sources.watching import Watcher
+
+            return Watcher(changed)
+
+        return Sources(self, store, watcher=watcher, notify=notify, only=only)
+
     # the agent
 
     @property
@@ -375,9 +418,14 @@ class App:
                 stacks=self._all_stacks(reconciler),
                 about=about,
             )
+            sources = self._attendant(reconciler.store, lambda stack: agent.post(lambda: agent.nudge(stack)))
+            agent.attend(sources)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: agent.stop())
-            agent.run()
+            try:
+                agent.run()
+            finally:
+                sources.close()
 
     def _all_stacks(self, reconciler: Reconciler) -> Callable[[], frozenset[str]]:
         return lambda: frozenset(reconciler.store.stacks()).union(*(each.stacks() for each in self.drivers))

@@ -34,6 +34,7 @@ _VERBS = {
     "cp": "inside",
     "kill": "inside",
     "inspect": "looking",
+    "watch": "watching",
     "agent": "agents",
     "doctor": "hosts",
     "graph": "manifests",

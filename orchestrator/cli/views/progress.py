@@ -66,6 +66,12 @@ def applied(terminal: Terminal, ended: Ended) -> None:
     _how(terminal, ended)
 
 
+def watched(terminal: Terminal, ended: Ended) -> None:
+    """One of many applies: no table."""
+    _reasons(terminal, ended)
+    _how(terminal, ended)
+
+
 def deleted(terminal: Terminal, ended: Ended) -> None:
     _reasons(terminal, ended)
     if ended.code is not ExitCode.SETTLED:
