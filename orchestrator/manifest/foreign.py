@@ -41,7 +41,6 @@ _LATER: Mapping[str, Mapping[str, str]] = {
         "update": "changed instances are replaced at once until then",
         "profiles": "put the optional parts in a file of their own",
     },
-    "stop": {"drain": "handle the stop signal in the program"},
     "job": {"schedule": "use a timer of the host that runs `orchestrator apply`"},
 }
 

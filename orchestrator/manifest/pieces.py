@@ -297,6 +297,11 @@ class Stop(Part):
     """How a container is stopped."""
 
     kind = "stop"
+    drain: f.Duration = Field(
+        1.0,
+        description="Most time for connections that are open, once no new ones come; then it is asked to end.",
+        examples=["1s", "30s"],
+    )
     signal: f.Signal = Field("TERM", description="The signal that asks it to end.", examples=["TERM", "QUIT"])
     grace: f.Duration = Field(10.0, description="Time that it has, before it is killed.", examples=["10s"])
 

@@ -304,8 +304,10 @@ class RestartPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """`signal` by its name without SIG, then `grace` seconds, then KILL."""
+    """`drain`: at most so many seconds for connections that are open, once no new ones come; then `signal` by its name
+    without SIG, then `grace` seconds, then KILL."""
 
+    drain: float = 1.0
     signal: str = "TERM"
     grace: float = 10.0
 

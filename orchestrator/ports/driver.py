@@ -117,6 +117,19 @@ class GroupNetwork(Protocol):
         """Make an attached group as it was before the damage, under its running containers."""
         ...
 
+    def drain(self, group: Incarnation, by: Ref, seconds: float) -> bool:
+        """Take the group out of its services because its container `by` is about to stop, and give open connections at
+        most `seconds`. Whether there is anything to `forget` once it has stopped."""
+        ...
+
+    def undrain(self, group: Incarnation, by: Ref) -> None:
+        """`by` runs again: the drain that it began ends."""
+        ...
+
+    def forget(self, group: Incarnation) -> None:
+        """No process is left in the group: connections that the kernel remembers of it are forgotten."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Root:

@@ -66,7 +66,7 @@ def container_of(unit: Unit, name: str, outer: tuple[Level, ...], around: Surrou
         ),
         health=_health(keys.health) if keys.health else None,
         restart=_restart(keys),
-        stop=d.Stop(signal=keys.stop.signal, grace=keys.stop.grace),
+        stop=d.Stop(drain=keys.stop.drain, signal=keys.stop.signal, grace=keys.stop.grace),
         job=d.Job(retries=keys.job.retries) if keys.job else None,
         init=keys.init,
         read_only=keys.read_only,

@@ -41,7 +41,7 @@ class Shop:
         self.server = serve(self.web, "web-1", 80)
         self.words = {
             "LINK": host.layout.link(self.target.id),
-            "HUB": host.driver._effect.hub,
+            "HUB": host.driver._effect._hub.name,
             "TABLE": host.layout.table,
             "ADDRESS": host.address("web-1", "front"),
             "SUBNET": str(host.driver._ipam.read("shop", "front").subnet),  # type: ignore[union-attr]

@@ -29,7 +29,7 @@ from orchestrator.model.desired import ContainerSpec, GroupSpec
 from orchestrator.model.ids import Incarnation, Kind
 from orchestrator.model.observed import Observation, Phase
 from orchestrator.model.signals import signal_number
-from orchestrator.ports.driver import Attached, ExecRequest, Root, Roots, Volumes
+from orchestrator.ports.driver import Attached, ExecRequest, GroupNetwork, Root, Roots, Volumes
 from orchestrator.ports.layout import Layout
 from orchestrator.supervisor import adoption, facts
 from orchestrator.supervisor.client import LaunchError, LogTarget, ProcessState, Supervisor, Visit
@@ -66,6 +66,7 @@ class Containers:
         *,
         roots: Roots,
         volumes: Volumes,
+        network: GroupNetwork,
     ) -> None:
         self._layout = layout
         self._records = records
@@ -73,6 +74,7 @@ class Containers:
         self._cgroups = cgroups
         self._roots = roots
         self._volumes = volumes
+        self._network = network
         self._contents = Contents(layout)
 
     def create(self, target: Incarnation) -> None:
@@ -117,16 +119,22 @@ class Containers:
             raise explained(error, target) from error
         if placed.extra:
             self._records.rewrite(target, extra=self._contents.marked(placed))
+        if spec.health is None:  # else it is reached again once it is healthy
+            self._network.undrain(group, target.ref)
 
     def stop(self, record: Record, fault: str | None) -> None:
         target, names = record.target, self._names(record)
-        stop = codec.decode(ContainerSpec, record.spec).stop
+        spec = codec.decode(ContainerSpec, record.spec)
         if not self._running(target, names):
             return
-        asked = self._supervisor.signal(target.id, signal_number(stop.signal), stopping=True, fault=fault)
-        if asked and self._supervisor.wait(target.id, stop.grace):
-            return
-        self._kill(target, names)
+        group = _needed(record, Kind.GROUP)
+        flows = spec.job is None and self._network.drain(group, target.ref, spec.stop.drain)
+        number = signal_number(spec.stop.signal)
+        asked = self._supervisor.signal(target.id, number, stopping=True, fault=fault)
+        if not asked or not self._supervisor.wait(target.id, spec.stop.grace):
+            self._kill(target, names)
+        if flows and not self._cgroups.populated(names[:2]):
+            self._network.forget(group)
 
     def delete(self, target: Incarnation, record: Record | None) -> None:
         names = self._names(record) if record and record.readable else None

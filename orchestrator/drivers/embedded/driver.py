@@ -61,7 +61,7 @@ class EmbeddedDriver:
         self._stacks = Stacks(layout, self._records, supervisor, self._cgroups)
         self._groups = Groups(layout, self._records, supervisor, self._cgroups, network)
         self._containers = Containers(
-            layout, self._records, supervisor, self._cgroups, roots=roots, volumes=volumes
+            layout, self._records, supervisor, self._cgroups, roots=roots, volumes=volumes, network=network
         )
 
     def stacks(self) -> frozenset[str]:

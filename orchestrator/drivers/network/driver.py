@@ -12,8 +12,11 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from orchestrator.drivers.network import checks, files
-from orchestrator.drivers.network.effect import HUB, Effect
+from orchestrator.drivers.network.conntrack import Tracking
+from orchestrator.drivers.network.drain import Drains
+from orchestrator.drivers.network.effect import Effect, reached
 from orchestrator.drivers.network.groups import Groups
+from orchestrator.drivers.network.hub import HUB
 from orchestrator.drivers.network.ipam import DEFAULT_POOL, Allocation, Ipam, located, routed
 from orchestrator.drivers.network.namespace import entered, read_net, told
 from orchestrator.drivers.network.rules import NetworkRules, Port, ServiceRules, Virtual
@@ -64,6 +67,7 @@ class NetworkDriver:
             lambda: files.name_servers(self._resolv)[0],
             self._in_effect,
         )
+        self._drains = Drains(self._groups.register, self._effect, Tracking(host_netns))
 
     # the port of every driver
 
@@ -134,7 +138,12 @@ class NetworkDriver:
                     self._groups.reroute(target.stack, target.ref.name)
             self._groups.rename(target.stack, target.ref.name)
         elif isinstance(spec, ServiceSpec) and target.id in loaded.services:
-            self._effect.put(target.id, self._service_rules(target, spec))
+            rules = self._service_rules(target, spec)
+            now, before = reached([rules]), reached([loaded.services[target.id]])
+            ending = self._drains.of(now) if "ready" in fields else ()
+            self._effect.put(target.id, rules, ending=ending)
+            if before - now:
+                self._drains.move(before - now)
 
     def delete(self, target: Incarnation) -> None:
         self.stop(target)
@@ -168,6 +177,15 @@ class NetworkDriver:
     def mend(self, attachment: Attachment) -> None:
         self._groups.mend(attachment)
 
+    def drain(self, group: Incarnation, by: Ref, seconds: float) -> bool:
+        return self._drains.begin(group, by, seconds)
+
+    def undrain(self, group: Incarnation, by: Ref) -> None:
+        self._drains.end(group, by)
+
+    def forget(self, group: Incarnation) -> None:
+        self._drains.forget(group)
+
     # what is in effect
 
     def _damage(self, ids: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
@@ -197,10 +215,12 @@ class NetworkDriver:
 
     def _reached(self, target: Incarnation, spec: Mapping[str, Any]) -> Mapping[str, Any]:
         """The instances that the rules send traffic to on every network of the service."""
-        rules = self._effect.loaded().services.get(target.id)
+        loaded = self._effect.loaded()
+        rules = loaded.services.get(target.id)
         if rules is None or not rules.virtuals:
             return {}
-        backends = [frozenset(each.backends) for each in rules.virtuals]
+        drained = loaded.drained()
+        backends = [frozenset(each.backends) - drained for each in rules.virtuals]
         members = [
             each.members if (each := self._ipam.read(target.stack, name)) else {}
             for name in spec.get("networks", ())

@@ -1,8 +1,8 @@
 """What of our networks and services is in effect now: the nftables table, the hub link, forwarding.
 
-In: rules of one network or service, put or taken away. Out: the world made so. Threads that ask at once are served by
-one change of the table. What was loaded is kept in the run folder under the boot's id; the kernel is asked whether it
-is still there. The hub is a link without carrier that holds the gateway address, and so the route, of every network.
+In: rules of one network or service, put or taken away; addresses that no service sends to for a while (they drain). Out:
+the world made so. Threads that ask at once are served by one change of the table. What was loaded is kept in the run
+folder under the boot's id; the kernel is asked whether it is still there.
 """
 
 from __future__ import annotations
@@ -11,24 +11,21 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
-from orchestrator.drivers.network import files, listing, look, netlink
+from orchestrator.drivers.network import files, listing, netlink
 from orchestrator.drivers.network.baseline import Baseline
+from orchestrator.drivers.network.hub import Hub
 from orchestrator.drivers.network.namespace import (
     entered,
     get_sysctl,
-    link_exists,
-    link_index,
     set_sysctl,
     told,
 )
@@ -38,8 +35,18 @@ from orchestrator.errors import HostError, StepError
 from orchestrator.model import codec
 from orchestrator.ports.layout import Layout
 
-HUB = "orc-"  # prefix of every instance's hub; a group's link has no dash
+_RECENT = 600.0  # seconds; nothing drains for longer
 _GATHER = 0.002  # seconds; a change costs 4 to 20 ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Addresses of an instance that is about to stop."""
+
+    addresses: tuple[str, ...]
+
+
+Put = NetworkRules | ServiceRules | Drain | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +60,18 @@ class Loaded:
     generation: int = 0
     networks: Mapping[str, NetworkRules] = field(default_factory=dict)
     services: Mapping[str, ServiceRules] = field(default_factory=dict)
+    drains: Mapping[str, Drain] = field(default_factory=dict)
+
+    def drained(self) -> frozenset[str]:
+        """The addresses that services do not send to, whatever their rules say."""
+        return frozenset(address for each in self.drains.values() for address in each.addresses)
 
 
 class _Batch:
     """Changes that are loaded together, and how that ended."""
 
     def __init__(self) -> None:
-        self.changes: dict[str, NetworkRules | ServiceRules | None] = {}
+        self.changes: dict[str, Put] = {}
         self.done = threading.Event()
         self.error: BaseException | None = None
 
@@ -76,13 +88,14 @@ class Effect:
         self._host = host
         self._boot_id = boot_id
         self._resolver = resolver
-        self.hub = f"{HUB}{layout.instance}"
         self.group = FAMILY_MARK | zlib.crc32(layout.table.encode()) & 0xFFFF
+        self._hub = Hub(layout.instance, self.group)
         self._baseline = Baseline(self._folder / "listing.json", layout.table)
         self._mutex = threading.Lock()  # guards _next and _seen
         self._loading = threading.Lock()
         self._next = _Batch()
         self._crowded = False
+        self._left: dict[str, float] = {}
         self._seen: tuple[tuple[int, int, int], Loaded] | None = None
 
     def ids(self) -> frozenset[str]:
@@ -98,10 +111,8 @@ class Effect:
         with told("cannot look at the network"), entered(self._host):
             found = [] if self._intact(loaded) else self._surely_damaged()
             self._baseline.learn(loaded.digest, loaded.generation)
-            with netlink.Socket() as each:
-                [link] = each.ask([look.link(self.hub)])
-            if link is None or not look.link_of(link).up:
-                found.append(f"link {self.hub}")
+            if not self._hub.is_up():
+                found.append(f"link {self._hub.name}")
             if get_sysctl("ipv4/ip_forward") == "0":
                 found.append("ip_forward")
         return tuple(found)
@@ -116,32 +127,20 @@ class Effect:
 
     def lost(self, networks: Sequence[NetworkRules]) -> tuple[tuple[str, ...], ...]:
         """For each network what somebody else changed of its place on the hub, in words."""
-        with told("cannot look at the network"), entered(self._host), netlink.Socket() as each:
-            [link] = each.ask([look.link(self.hub)])
-            if link is None:
-                return tuple(() for _ in networks)  # that is damage of its own
-            index = look.link_of(link).index
-            answers = each.ask(
-                [
-                    question
-                    for network in networks
-                    for question in (look.way(network.gateway), look.way(network.subnet.partition("/")[0]))
-                ]
-            )
-        found = []
-        for network, gateway, subnet in zip(networks, answers[::2], answers[1::2], strict=True):
-            wrong = [] if _leads(gateway, index, 32) else [f"address {network.gateway}"]
-            if not _leads(subnet, index, IPv4Network(network.subnet).prefixlen):
-                wrong.append(f"route to {network.subnet}")
-            found.append(tuple(wrong))
-        return tuple(found)
+        with told("cannot look at the network"), entered(self._host):
+            return self._hub.lost(networks)
 
     def mend(self) -> None:
         """Make all of it as it was; what is right stays as it is."""
         with self._loading, told("cannot mend the network"), self._locked(), entered(self._host):
             old = self.loaded()
             if old.networks or old.services:
-                self._install(old, old.networks, old.services, anew=True)
+                self._install(old, old, anew=True)
+
+    def left(self, addresses: Sequence[str]) -> float:
+        """When (time.monotonic()) the last of them left the rules of services, if this process saw it; else now."""
+        now = time.monotonic()
+        return max((self._left.get(each, now) for each in addresses), default=now)
 
     def loaded(self) -> Loaded:
         """What this boot has loaded; costs a stat(2) while it is unchanged."""
@@ -157,19 +156,21 @@ class Effect:
                 self._seen = seen
         return seen[1]
 
-    def put(self, id: str, rules: NetworkRules | ServiceRules | None) -> None:
-        """Bring one incarnation into effect, or (None) out of it; returns when the kernel has it.
+    def put(self, id: str, rules: Put, *, ending: Sequence[str] = ()) -> None:
+        """Bring one incarnation (or, under an id of its own, a drain) into effect, or (None) out of it; with it go the
+        drains `ending`. Returns when the kernel has it.
 
         Raises StepError where the kernel or nft refuses, HostError without nft.
         """
         if rules is None:
             now = self.loaded()
-            if id not in now.networks and id not in now.services and (now.networks or now.services):
+            known = (now.networks, now.services, now.drains)
+            if not any(id in each for each in known) and (now.networks or now.services):
                 return  # it is out already, and is not the last whose going removes all
         with self._mutex:
             batch = self._next
             first = not batch.changes
-            batch.changes[id] = rules
+            batch.changes |= {id: rules} | dict.fromkeys(ending)
         if first:
             self._lead(batch)
         else:
@@ -196,42 +197,40 @@ class Effect:
                     self._next = _Batch()
             batch.done.set()
 
-    def _settle(self, changes: Mapping[str, NetworkRules | ServiceRules | None]) -> None:
+    def _settle(self, changes: Mapping[str, Put]) -> None:
         with self._locked(), entered(self._host):
             old = self.loaded()
-            networks, services = dict(old.networks), dict(old.services)
+            networks, services, drains = dict(old.networks), dict(old.services), dict(old.drains)
             for id, rules in changes.items():
-                networks.pop(id, None)
-                services.pop(id, None)
-                if isinstance(rules, NetworkRules):
-                    networks[id] = rules
-                elif rules is not None:
-                    services[id] = rules
+                for each in (networks, services, drains):
+                    each.pop(id, None)
+                match rules:
+                    case NetworkRules():
+                        networks[id] = rules
+                    case ServiceRules():
+                        services[id] = rules
+                    case Drain():
+                        drains[id] = rules
+                    case None:
+                        pass
+            served = reached(services.values())
+            drains = {id: each for id, each in drains.items() if not served.isdisjoint(each.addresses)}
             if networks or services:
-                self._install(old, networks, services)
+                self._install(old, replace(old, networks=networks, services=services, drains=drains))
             else:
                 self._dismantle(old)
 
-    def _install(
-        self,
-        old: Loaded,
-        networks: Mapping[str, NetworkRules],
-        services: Mapping[str, ServiceRules],
-        *,
-        anew: bool = False,
-    ) -> None:
+    def _install(self, old: Loaded, new: Loaded, *, anew: bool = False) -> None:
         off = get_sysctl("ipv4/ip_forward") == "0"
-        guard = (
-            old.guard if old.digest else off or any(_tagged(hub) for hub in (self.hub, *self._other_hubs()))
-        )
+        guard = old.guard if old.digest else off or self._hub.guarded()
         if not old.digest:
             # Before the first effect, so that a kill in between still finds what forwarding was.
             self._store(Loaded(guard=guard, digest="none"))
-        new = Loaded(guard=guard, resolver=self._resolver(), networks=networks, services=services)
+        new = replace(new, guard=guard, resolver=self._resolver())
         before, after = self._table_of(old), self._table_of(new)
         script = whole(after)
         digest = hashlib.sha256(script.encode()).hexdigest()
-        self._connect(old.networks, networks, guard, anew=anew)
+        self._hub.connect(old.networks, new.networks, guard=guard, anew=anew)
         there = self._intact(old)
         generation = listing.generation()
         if not there or old.digest != hashlib.sha256(whole(before).encode()).hexdigest():
@@ -244,6 +243,9 @@ class Effect:
             set_sysctl("ipv4/ip_forward", "1")
         alone = listing.generation() == generation + 1
         self._store(replace(new, digest=digest, generation=generation + 1 if alone else 0))
+        now = time.monotonic()
+        recent = {address: then for address, then in self._left.items() if now - then < _RECENT}
+        self._left = recent | dict.fromkeys(_served(old) - _served(new), now)
 
     def _change(self, step: str | None, script: str) -> None:
         """By the short `step` where there is one and the table is still as we left it, else as a whole."""
@@ -257,59 +259,22 @@ class Effect:
             Rules(
                 table=self._table,
                 group=self.group,
-                hub=self.hub,
+                hub=self._hub.name,
                 guard=loaded.guard,
                 resolver=loaded.resolver,
                 networks=tuple({each.subnet: each for _, each in sorted(loaded.networks.items())}.values()),
-                services=tuple(each for _, each in sorted(loaded.services.items())),
+                services=_without(loaded.drained(), [each for _, each in sorted(loaded.services.items())]),
             )
         )
-
-    def _connect(
-        self, old: Mapping[str, NetworkRules], new: Mapping[str, NetworkRules], guard: bool, *, anew: bool
-    ) -> None:
-        """The hub holds exactly the gateways of `new`; its tag tells other instances of `guard`. The kernel makes the
-        subnet's route with the address, and not again where somebody took the route alone."""
-        before = {each.gateway: each for each in old.values()}
-        after = {each.gateway: each for each in new.values()}
-        if before == after and not anew and link_exists(self.hub):
-            return
-        with netlink.Socket() as each:
-            index = link_index(self.hub)
-            if index is None:
-                mac = bytes((0x02, 0, *self.group.to_bytes(4, "big")))
-                each.run([netlink.veth(self.hub, mac, self.group, f"{self.hub}-x")])
-                set_sysctl(f"ipv6/conf/{self.hub}/disable_ipv6", "1")
-                set_sysctl(f"ipv4/conf/{self.hub}/tag", str(int(guard)))
-                index = link_index(self.hub) or 0
-            each.run(
-                [
-                    *(
-                        netlink.remove_address(*_place(net), index)
-                        for gw, net in before.items()
-                        if gw not in after
-                    ),
-                    netlink.up(index),
-                    *(netlink.address(*_place(net), index) for net in after.values()),
-                    *(_route(net, index) for net in after.values() if anew),
-                ]
-            )
 
     def _dismantle(self, old: Loaded) -> None:
         if netlink.table_exists(self._table):
             _nft(remove(self._table))
-        if link_exists(self.hub):
-            with netlink.Socket() as each:
-                each.run([netlink.remove_link(self.hub)])
-        if old.guard and not self._other_hubs():
+        self._hub.remove()
+        if old.guard and not self._hub.others():
             set_sysctl("ipv4/ip_forward", "0")
         self._baseline.forget()
         self._file.unlink(missing_ok=True)
-
-    def _other_hubs(self) -> list[str]:
-        names = os.listdir("/proc/sys/net/ipv4/conf")  # noqa: PTH208
-        ours = (self.hub, f"{self.hub}-x")
-        return [each for each in names if each.startswith(HUB) and each not in ours]
 
     def _read(self) -> Loaded:
         try:
@@ -322,6 +287,7 @@ class Effect:
                     generation=data.get("generation", 0),
                     networks={id: codec.decode(NetworkRules, each) for id, each in data["networks"].items()},
                     services={id: codec.decode(ServiceRules, each) for id, each in data["services"].items()},
+                    drains={id: Drain(addresses=tuple(each)) for id, each in data.get("drains", {}).items()},
                 )
         except (FileNotFoundError, ValueError, LookupError, TypeError):
             pass  # nothing is known to be in effect: all is loaded again
@@ -336,6 +302,7 @@ class Effect:
             "generation": loaded.generation,
             "networks": {id: _encoded(each) for id, each in loaded.networks.items()},
             "services": {id: _encoded(each) for id, each in loaded.services.items()},
+            "drains": {id: each.addresses for id, each in loaded.drains.items()},
         }
         files.replace(self._file, json.dumps(data, separators=(",", ":")))
         mark = _mark(self._file)  # nobody else writes it: the lock is held
@@ -350,12 +317,34 @@ class Effect:
             yield
 
 
-def _tagged(hub: str) -> bool:
-    """Whether forwarding was off before the instance with this hub, so that it is on because of us alone."""
-    try:
-        return get_sysctl(f"ipv4/conf/{hub}/tag") == "1"
-    except FileNotFoundError:
-        return False  # no such hub (any more)
+def reached(services: Iterable[ServiceRules]) -> frozenset[str]:
+    """The addresses that services send to."""
+    found: set[str] = set()
+    for each in services:
+        found.update(
+            *(virtual.backends for virtual in each.virtuals), *(port.backends for port in each.ports)
+        )
+    return frozenset(found)
+
+
+def _served(loaded: Loaded) -> frozenset[str]:
+    return reached(loaded.services.values()) - loaded.drained()
+
+
+def _without(drained: frozenset[str], services: Sequence[ServiceRules]) -> tuple[ServiceRules, ...]:
+    if not drained:
+        return tuple(services)
+    return tuple(
+        ServiceRules(
+            virtuals=tuple(replace(v, backends=_others(v.backends, drained)) for v in each.virtuals),
+            ports=tuple(replace(port, backends=_others(port.backends, drained)) for port in each.ports),
+        )
+        for each in services
+    )
+
+
+def _others(backends: Sequence[str], drained: frozenset[str]) -> tuple[str, ...]:
+    return tuple(each for each in backends if each not in drained)
 
 
 def _mark(path: Path) -> tuple[int, int, int]:
@@ -366,21 +355,6 @@ def _mark(path: Path) -> tuple[int, int, int]:
 @lru_cache(maxsize=4096)
 def _encoded(rules: NetworkRules | ServiceRules) -> Any:
     return codec.encode(rules)
-
-
-def _place(network: NetworkRules) -> tuple[str, int]:
-    return network.gateway, IPv4Network(network.subnet).prefixlen
-
-
-def _route(network: NetworkRules, index: int) -> netlink.Message:
-    base, _, prefix = network.subnet.partition("/")
-    return netlink.route(base, int(prefix), index, source=network.gateway)
-
-
-def _leads(answer: bytes | None, index: int, prefix: int) -> bool:
-    """Whether the route that was found is of this prefix length and goes out of this link."""
-    route = look.route_of(answer) if answer is not None else None
-    return route is not None and (route.index, route.prefix) == (index, prefix)
 
 
 def _nft(text: str) -> None:
