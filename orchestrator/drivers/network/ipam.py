@@ -139,15 +139,15 @@ class Ipam:
             if old is None or (subnet is not None and IPv4Network(subnet) != old.subnet):
                 block = IPv4Network(subnet) if subnet else self._cut(len(members), f"{stack}.{network}")
                 old = Allocation(id=id, subnet=block)
-            others = [each for each in old.members if each not in old.own]
+            others = [each for each in old.members if "." in each]
             # Those of the owner first, then whoever came first: a bare name is given in this order.
             wanted = (*members, *others) if owner == stack else _in_place(old, members)
             known = {**old.held, **old.members}
-            living = frozenset(attached)
+            stay, living = frozenset(wanted), frozenset(attached)
             held = {
                 each: address
                 for each, address in known.items()
-                if each not in wanted and (address in living or "." in each)
+                if each not in stay and (address in living or "." in each)
             }
             kept = {each: known[each] for each in wanted if each in known}
             new = replace(
@@ -228,7 +228,8 @@ class Ipam:
 
 def _in_place(old: Allocation, members: Sequence[str]) -> tuple[str, ...]:
     """All of `old` but own names that are not among `members`, then the new ones."""
-    stay = [each for each in old.members if "." in each or each in members]
+    asked = frozenset(members)
+    stay = [each for each in old.members if "." in each or each in asked]
     return (*stay, *(each for each in members if each not in old.members))
 
 
