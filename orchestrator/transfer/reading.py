@@ -57,7 +57,7 @@ def open_top(opener: Opener, path: str, *, follow: bool) -> Top:
         status = None if through else os.stat(name, dir_fd=parent, follow_symlinks=False)
         if status is not None and stat.S_ISLNK(status.st_mode):
             return Top(name=name, fd=os.dup(parent), status=status, link=os.readlink(name, dir_fd=parent))
-        fd = _open_through(opener, path) if status is None else _open(parent, name, status)
+        fd = _open_through(opener, path) if status is None else _open(parent, name, status, path)
     finally:
         os.close(parent)
     status = os.fstat(fd)
@@ -81,15 +81,15 @@ def _open_through(opener: Opener, path: str) -> int:
     return opener(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
 
 
-def _open(parent: int, name: str, status: os.stat_result) -> int:
-    _must_be_readable(name, status)
+def _open(parent: int, name: str, status: os.stat_result, path: str) -> int:
+    _must_be_readable(path, status)
     return os.open(name, os.O_RDONLY | _SAFE, dir_fd=parent)
 
 
 def _must_be_readable(path: str, status: os.stat_result) -> None:
     why = _KINDS.get(stat.S_IFMT(status.st_mode))
     if why:
-        raise StepError(f"{path}: {why} is no file that could be copied", argument=path)
+        raise StepError(f"{path}: {why}, which is not copied", argument=path)
 
 
 def _refused(fd: int, status: os.stat_result) -> str | None:

@@ -115,7 +115,7 @@ class TarStream:
             yield len(data)
             at = offset + len(data)
         yield from self._zeros(entry.size - at)
-        yield from self._zeros(-entry.size % BLOCK)
+        self._stream.write(bytes(-entry.size % BLOCK))
 
     def end(self) -> None:
         """The two empty blocks that end an archive."""

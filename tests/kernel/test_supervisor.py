@@ -226,6 +226,56 @@ def test_an_exec_past_its_time_takes_what_it_started_with_it(running: Lab) -> No
     until(lambda: len(procs.read_text().split()) == 1, what="their end")
 
 
+def with_terminal(*command: str) -> Program:
+    first, identity, *rest = entered(*command).operations
+    return Program(operations=(first, identity, ops.OpenTerminal(rows=24, columns=80), *rest))
+
+
+def test_a_terminal_comes_before_the_end_however_quick(running: Lab) -> None:
+    for _ in range(30):
+        visit = running.supervisor.attach("c", with_terminal("true"))
+        assert os.isatty(visit.terminal)
+        assert visit.wait() == 0
+        visit.close()
+    visit = running.supervisor.attach("c", with_terminal("no-such"))
+    with pytest.raises(LaunchError, match='command "no-such" not found'):
+        visit.wait()
+    visit.close()
+    with pytest.raises(LaunchError, match="user 'nobody-here'"):
+        running.supervisor.attach("c", Program(operations=(ops.SetIdentity(user="nobody-here"),)))
+    _, supervisor = running.pids()
+    held = {os.path.basename(os.readlink(each)) for each in Path(f"/proc/{supervisor}/fd").iterdir()}
+    assert "ptmx" not in held
+
+
+def test_a_terminal_inside_sees_nothing_of_ours(running: Lab) -> None:
+    visit = running.supervisor.attach(
+        "c", with_terminal("sh", "-c", "ls -l /proc/self/fd; tty; ps -o tty= $$")
+    )
+    until(lambda: bool(select.select([visit], [], [], 0)[0]), what="its end")
+    text = os.read(visit.terminal, 65536).decode()
+    names = [line.split(" -> ")[1] for line in text.splitlines() if " -> " in line]
+    assert names[0].startswith("/dev/pts/") and names[3].startswith("/proc/")
+    assert names[:3] == [names[0]] * 3 and len(names) == 4
+    assert text.split()[-2:] == [names[0], names[0].removeprefix("/dev/")]
+    visit.close()
+
+
+def test_a_terminal_is_only_taken_from_the_kernel(place: Lab) -> None:
+    """A rootfs without devpts that has a file `ptmx` in its place."""
+    whole = place.full("sleep", "60")
+    operations = [
+        ops.MakeDirectory(path="/dev/pts") if getattr(each, "type", "") == "devpts" else each
+        for each in whole.operations
+    ]
+    program = Program(new=whole.new, cgroup=whole.cgroup, operations=tuple(operations))
+    place.launch("no-pts", program)
+    with pytest.raises(LaunchError, match="/dev/pts inside is not a devpts file system"):
+        place.supervisor.attach("no-pts", with_terminal("true"))
+    place.supervisor.signal("no-pts", signal.SIGKILL, stopping=True)
+    assert place.supervisor.wait("no-pts", 10)
+
+
 def test_exec_is_fast(running: Lab) -> None:
     times = []
     for _ in range(20):

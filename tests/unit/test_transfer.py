@@ -93,7 +93,7 @@ def test_things_land_where_docker_cp_puts_them(
         ("srv/data/a", "none/", "no such folder"),
         ("srv/data/a", "none/a", "no such file or directory"),
         ("srv/data/.", "clash", "clash/a: a folder is there already, and a file is to be put in its place"),
-        ("etc/pipe", "new", "a FIFO is no file that could be copied"),
+        ("etc/pipe", "new", "web-1:etc/pipe: a FIFO, which is not copied"),
         ("escape/secret", "new", "no such file or directory"),
     ],
 )
