@@ -90,7 +90,7 @@ check-tests: dev
 soak: dev ## kill everything of ours for ten minutes, over and over, and report (MINUTES=10)
 	@$(BIN)/python -m tests.crash.soak --minutes $(or $(MINUTES),10) --report docs/soak.md
 
-bench: dev ## measure starts, plan and ps against the machine's limit
+bench: dev ## measure starts, the agent, plan and ps against the machine's limit
 	@$(BIN)/python -m benchmarks
 
 schema: venv ## write schema/stack.schema.json anew

@@ -1,7 +1,7 @@
 """`python -m benchmarks` measures, prints a table, writes `benchmarks/results/latest.json` and the table in docs.
 
-Needs root. `--quick` takes a tenth of the time and proves the harness, not the product; `--rivals` adds other tools
-that are installed here.
+Needs root. `--quick` takes a tenth of the time and proves the harness, not the product; `--only` measures some figures;
+neither writes a file. `--rivals` adds other tools that are installed here.
 """
 
 from __future__ import annotations
@@ -13,52 +13,140 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import limit, measures, probes, report, rivals
+from benchmarks import limit, measures, probes, report, residence, rivals
 from orchestrator.ports.layout import Layout
 from tests import leaks
 
 HERE = Path(__file__).resolve().parent
 
 
-def measure(folder: Path, *, quick: bool, with_rivals: bool) -> dict[str, Any]:
-    """All figures as JSON data; `folder` is on the file system to be measured and empty."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How many containers, how often, for how many seconds."""
+
+    counts: tuple[int, ...] = (50, 200)
+    rounds: int = 5
+    weight: int = 500
+    plan: int = 1000
+    probes: tuple[int, float, float] = (1000, 10.0, 30.0)  # how many, every, over
+    restarts: int = 24
+    again: tuple[int, int] = (200, 7)
+    ready: tuple[int, int] = (100, 7)
+    edits: tuple[int, int] = (20, 11)
+    idle: tuple[int, ...] = (200, 1000)
+    idle_seconds: float = 45.0
+
+
+QUICK = Scale(
+    counts=(10, 20),
+    rounds=1,
+    weight=50,
+    plan=50,
+    probes=(100, 1.0, 2.0),
+    restarts=3,
+    again=(10, 2),
+    ready=(10, 1),
+    edits=(5, 2),
+    idle=(10,),
+    idle_seconds=3.0,
+)
+
+
+def bring_up(folder: Path, scale: Scale) -> list[dict[str, Any]]:
     program = limit.build(HERE.parent / ".cache/bench")
-    counts, rounds = ((10, 20), 1) if quick else ((50, 200), 5)
-    plan_count, weight_count = (50, 50) if quick else (1000, 500)
-    found: dict[str, Any] = {"version": 1, "machine": report.machine(), "quick": quick}
-    found["bring_up"] = [
-        {**dataclasses.asdict(each), "ratio": each.ratio}
-        for each in (measures.bring_up(folder, program, count=n, rounds=rounds, say=say) for n in counts)
-    ]
-    found["weight"] = dataclasses.asdict(measures.weight(folder, count=weight_count, say=say))
-    found["looking"] = dataclasses.asdict(
-        measures.looking(folder, plan_count=plan_count, ps_count=counts[-1], rounds=rounds, say=say)
+    found = [measures.bring_up(folder, program, count=n, rounds=scale.rounds, say=say) for n in scale.counts]
+    return [{**dataclasses.asdict(each), "ratio": each.ratio} for each in found]
+
+
+def weight(folder: Path, scale: Scale) -> dict[str, Any]:
+    return dataclasses.asdict(measures.weight(folder, count=scale.weight, say=say))
+
+
+def looking(folder: Path, scale: Scale) -> dict[str, Any]:
+    found = measures.looking(
+        folder, plan_count=scale.plan, ps_count=scale.counts[-1], rounds=scale.rounds, say=say
     )
-    many, every, seconds = (100, 1.0, 2.0) if quick else (1000, 10.0, 30.0)
+    return dataclasses.asdict(found)
+
+
+def probing(_: Path, scale: Scale) -> dict[str, Any]:
+    many, every, seconds = scale.probes
     run = Path(tempfile.mkdtemp(prefix="orchestrator-bench-", dir="/run"))  # health is published on a tmpfs
     try:
         part = probes.share(run, count=many, interval=every, seconds=seconds)
     finally:
         shutil.rmtree(run, ignore_errors=True)
-    found["probes"] = {"count": many, "interval": every, "core": part}
     say(f"probes: {part:.1%} of a core")
+    return {"count": many, "interval": every, "core": part}
+
+
+def restart(folder: Path, scale: Scale) -> dict[str, Any]:
+    return dataclasses.asdict(residence.restart(folder, count=scale.restarts, say=say))
+
+
+def edit(folder: Path, scale: Scale) -> dict[str, Any]:
+    count, rounds = scale.edits
+    return dataclasses.asdict(residence.edit(folder, count=count, rounds=rounds, say=say))
+
+
+def idle(folder: Path, scale: Scale) -> list[dict[str, Any]]:
+    found = [residence.idle(folder, count=n, seconds=scale.idle_seconds, say=say) for n in scale.idle]
+    return [dataclasses.asdict(each) for each in found]
+
+
+def again(folder: Path, scale: Scale) -> dict[str, Any]:
+    count, rounds = scale.again
+    return dataclasses.asdict(residence.again(folder, count=count, rounds=rounds, say=say))
+
+
+def ready(folder: Path, scale: Scale) -> dict[str, Any]:
+    count, rounds = scale.ready
+    return dataclasses.asdict(residence.ready(folder, count=count, rounds=rounds, say=say))
+
+
+FIGURES: Mapping[str, Callable[[Path, Scale], Any]] = {
+    "bring_up": bring_up,
+    "weight": weight,
+    "looking": looking,
+    "probes": probing,
+    "restart": restart,
+    "edit": edit,
+    "idle": idle,
+    "again": again,
+    "ready": ready,
+}
+
+
+def measure(folder: Path, scale: Scale, names: Collection[str], *, with_rivals: bool) -> dict[str, Any]:
+    """All figures with these names as JSON data; `folder` is on the file system to be measured and empty."""
+    found: dict[str, Any] = {"version": 2, "machine": report.machine(), "quick": scale is QUICK}
+    for name in FIGURES:
+        if name in names:
+            found[name] = FIGURES[name](folder, scale)
     if with_rivals:
-        found["rivals"] = {"count": counts[0], "seconds": rival_seconds(folder, counts[0])}
+        sizes = {"bring_up": scale.counts[0], "restart": scale.restarts, "again": scale.again[0]}
+        found["rivals"] = {
+            name: {"count": count, "seconds": rival_seconds(folder, name, count)}
+            for name, count in sizes.items()
+            if name in names
+        }
     return found
 
 
-def rival_seconds(folder: Path, count: int) -> dict[str, rivals.Result]:
+def rival_seconds(folder: Path, name: str, count: int) -> dict[str, rivals.Result]:
     place = folder / "rivals"
     place.mkdir()
     try:
-        results = dict(rivals.run(place, count=count))
+        results = dict(rivals.run(place, name, count=count))
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    for name, result in results.items():
-        say(f"{name}: {f'{result:.2f} s' if isinstance(result, float) else f'skipped: {result}'}")
+    for rival, result in results.items():
+        say(f"{name}, {rival}: {f'{result:.3f} s' if isinstance(result, float) else f'skipped: {result}'}")
     return results
 
 
@@ -72,7 +160,14 @@ def main() -> int:
         "--quick", action="store_true", help="small counts, one round; results are not written"
     )
     parser.add_argument(
-        "--rivals", action="store_true", help="also crun, podman and docker-compose where installed"
+        "--only",
+        metavar="NAME",
+        choices=tuple(FIGURES),
+        action="append",
+        help=f"some figures, not written: {', '.join(FIGURES)}; may be repeated",
+    )
+    parser.add_argument(
+        "--rivals", action="store_true", help="also crun, podman, docker and docker-compose where installed"
     )
     parser.add_argument(
         "--folder", default="/var/tmp", help="where the temporary root goes (default: %(default)s)"
@@ -80,10 +175,11 @@ def main() -> int:
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("making containers needs root: run it as root, or with sudo")
+    scale, names = QUICK if arguments.quick else Scale(), arguments.only or tuple(FIGURES)
     before = leaks.snapshot()
     folder = Path(tempfile.mkdtemp(prefix="orchestrator-bench-", dir=arguments.folder))
     try:
-        found = measure(folder, quick=arguments.quick, with_rivals=arguments.rivals)
+        found = measure(folder, scale, names, with_rivals=arguments.rivals)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         left = [
@@ -94,7 +190,7 @@ def main() -> int:
         for each in left:
             print(f"left behind: {each}", file=sys.stderr)
     print(report.table(found))
-    if not arguments.quick:
+    if not arguments.quick and not arguments.only:
         target = HERE / "results/latest.json"
         target.parent.mkdir(exist_ok=True)
         target.write_text(json.dumps(found, indent=2) + "\n")

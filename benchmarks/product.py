@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import records
+from orchestrator.app import resident
 from orchestrator.ports.layout import Layout
 from orchestrator.supervisor.client import Supervisor
 
@@ -25,12 +26,20 @@ SUBNETS = {"bench": "10.213.0.0/20", "warm": "10.213.16.0/28"}
 """By stack; room for the largest."""
 
 
-def stack_of(name: str, count: int) -> str:
-    """A stack of `count` groups of one container, each with its own address, that run one command."""
-    containers = "".join(
-        f"  c{i}: {{rootfs: base, command: [/bin/sleep, infinity], stop: {{grace: 0s, signal: KILL}}}}\n"
+MARK = 1_000_000
+"""The first container sleeps for so many seconds, the next for one more: its process is known by that."""
+
+
+def stack_of(name: str, count: int, *, memory: int | None = None) -> str:
+    """A stack of `count` groups of one container, each with its own address, that run one command. `memory`: the first
+    one's limit in bytes."""
+    keys = [
+        f"rootfs: base, command: [/bin/sleep, '{MARK + i}'], stop: {{grace: 0s, signal: KILL}}"
         for i in range(count)
-    )
+    ]
+    if memory is not None:
+        keys[0] += f", limits: {{memory: {memory}}}"
+    containers = "".join(f"  c{i}: {{{each}}}\n" for i, each in enumerate(keys))
     networks = f"{{default: {{subnet: {SUBNETS[name]}}}}}"
     return f"stack: {name}\nrootfs: {{base: host}}\nnetworks: {networks}\ncontainers:\n{containers}"
 
@@ -40,14 +49,20 @@ class Product:
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "root"
+        self.environment = {
+            **os.environ,
+            "ORCHESTRATOR_ROOT": str(self.root),
+            "PYTHONPATH": str(CHECKOUT),
+        }
         self._files = folder
+        self._agent = resident(Layout.at(self.root))
 
     def cli(self, *arguments: str, timeout: float = 600) -> tuple[float, str]:
         """Wall seconds and standard output."""
         begun = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-m", "orchestrator", *arguments],
-            env={**os.environ, "ORCHESTRATOR_ROOT": str(self.root), "PYTHONPATH": str(CHECKOUT)},
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -58,9 +73,10 @@ class Product:
             raise RuntimeError(f"{' '.join(arguments)} exits {done.returncode}: {done.stderr[-2000:]}")
         return taken, done.stdout
 
-    def write(self, name: str, count: int) -> str:
-        path = self._files / f"{name}.yaml"
-        path.write_text(stack_of(name, count))
+    def write(self, name: str, count: int, *, memory: int | None = None, file: str | None = None) -> str:
+        """The path of a stack file, `file` below the folder."""
+        path = self._files / (file or f"{name}.yaml")
+        path.write_text(stack_of(name, count, memory=memory))
         return str(path)
 
     def apply(self, name: str, count: int) -> float:
@@ -81,12 +97,20 @@ class Product:
         stacks = json.loads(self.cli("ps", "--output", "json")[1])["stacks"]
         return [row for stack in stacks if name in (None, stack["name"]) for row in stack["containers"]]
 
+    def standing(self, name: str, *, but: int | None = None) -> str | None:
+        """What the agent says of a stack; None: nothing yet, or it is the process `but`."""
+        found = self._agent.status()
+        if found is None or found["pid"] == but:
+            return None
+        standing: str | None = found["stacks"].get(name, {}).get("standing")
+        return standing
+
     def own_kib(self) -> dict[str, int]:
-        """Resident memory in KiB of each process of ours by its role (keeper, supervisor)."""
+        """Resident memory in KiB of each process of ours by its role (keeper, supervisor, agent)."""
         return {role: records.resident_kib(pid) for role, pid in records.own_processes(self.root).items()}
 
     def extra_processes(self) -> int:
-        """Processes of ours that are neither keeper, supervisor nor a container's own."""
+        """Processes of ours that are neither keeper, supervisor, agent nor a container's own."""
         own = records.own_processes(self.root)
         inside = {row["pid"] for row in self.containers()}
         return len(records.descendants(own["keeper"]) - inside - set(own.values()))
@@ -97,6 +121,7 @@ class Product:
             for stack in json.loads(self.cli("ls", "--output", "json")[1])["stacks"]:
                 self.delete(stack["name"])
         finally:
+            self._agent.stop()
             Supervisor(Layout.at(self.root)).stop()
             subprocess.run(["umount", self.root / "run"], check=True)
             shutil.rmtree(self.root, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,44 +27,136 @@ def machine() -> dict[str, Any]:
 
 
 def rows(found: dict[str, Any]) -> list[Row]:
+    """Of the figures that were measured."""
+    return [row for name, told in ROWS.items() if name in found for row in told(found[name])]
+
+
+def _bring_up(found: list[dict[str, Any]]) -> list[Row]:
     result: list[Row] = []
-    for each in found["bring_up"]:
-        n = each["count"]
+    for each in found:
+        n, ratio = each["count"], each["ratio"]
         result += [
             (f"limit, N={n}", _rate(n, each["limit"]), "", None),
             (f"bring-up, N={n}", _rate(n, each["product"]), "", None),
-            (
-                f"limit / bring-up, N={n}",
-                f"{each['ratio']:.2f} of the limit",
-                ">= 0.25",
-                each["ratio"] >= 0.25,
-            ),
+            (f"limit / bring-up, N={n}", f"{ratio:.2f} of the limit", ">= 0.25", ratio >= 0.25),
             (f"`apply`, supervisor warm, N={n}", f"{each['warm_wall']:.2f} s", "", None),
             (f"`apply`, cold, N={n}", f"{each['cold_wall']:.2f} s", "", None),
         ]
-    weight, looking = found["weight"], found["looking"]
-    n, extra, kernel = weight["count"], weight["extra_processes"], weight["kernel_kib"]
-    own = ", ".join(f"{role} {kib / 1024:.0f} MiB" for role, kib in weight["own_kib"].items())
-    result += [
+    return result
+
+
+def _weight(found: dict[str, Any]) -> list[Row]:
+    n, extra, kernel = found["count"], found["extra_processes"], found["kernel_kib"]
+    own = ", ".join(f"{role} {kib / 1024:.0f} MiB" for role, kib in found["own_kib"].items())
+    return [
         (f"kernel memory each, N={n}", f"{kernel:.0f} KiB", "<= 600 KiB", kernel <= 600),
-        ("same, droppable caches dropped", f"{weight['kernel_kib_without_caches']:.0f} KiB", "", None),
+        ("same, droppable caches dropped", f"{found['kernel_kib_without_caches']:.0f} KiB", "", None),
         (f"processes besides the containers', N={n}", f"{extra}", "0", extra == 0),
         (f"resident memory of ours, N={n}", own, "", None),
-        (_of("plan", looking["plan_count"]), f"{looking['plan']:.2f} s", "<= 1.5 s", looking["plan"] <= 1.5),
-        (_of("validate", looking["plan_count"]), f"{looking['validate']:.2f} s", "", None),
-        (_of("ps", looking["ps_count"]), f"{looking['ps']:.2f} s", "<= 0.3 s", looking["ps"] <= 0.3),
-        ("`version`", f"{looking['version']:.2f} s", "", None),
     ]
-    probes = found.get("probes")
-    if probes:
-        what = f"{probes['count']} http probes every {probes['interval']:g} s"
-        result.append((what, f"{probes['core']:.1%} of a core", "< 5 %", probes["core"] < 0.05))
-    rivals = found.get("rivals", {"count": 0, "seconds": {}})
-    for name, seconds in rivals["seconds"].items():
-        n = rivals["count"]
-        text = _rate(n, seconds) if isinstance(seconds, float) else f"skipped: {seconds}"
-        result.append((f"{name}, N={n}", text, "", None))
+
+
+def _looking(found: dict[str, Any]) -> list[Row]:
+    return [
+        (_of("plan", found["plan_count"]), f"{found['plan']:.2f} s", "<= 1.5 s", found["plan"] <= 1.5),
+        (_of("validate", found["plan_count"]), f"{found['validate']:.2f} s", "", None),
+        (_of("ps", found["ps_count"]), f"{found['ps']:.2f} s", "<= 0.3 s", found["ps"] <= 0.3),
+        ("`version`", f"{found['version']:.2f} s", "", None),
+    ]
+
+
+def _probes(found: dict[str, Any]) -> list[Row]:
+    what = f"{found['count']} http probes every {found['interval']:g} s"
+    return [(what, f"{found['core']:.1%} of a core", "< 5 %", found["core"] < 0.05)]
+
+
+def _restart(found: dict[str, Any]) -> list[Row]:
+    return [_at_most(f"kill -9 to the next process, {found['count']} times", found["median"], 0.05)]
+
+
+def _edit(found: dict[str, Any]) -> list[Row]:
+    n = found["settled"]["count"]
+    return [
+        (f"file saved to limit in force, N={n}", _seconds(found["kernel"]["median"]), "", None),
+        _at_most(f"file saved to settled, N={n}", found["settled"]["median"], 0.3),
+    ]
+
+
+IDLE = {200: 0.005, 1000: 0.02}
+"""By the number of containers, the part of a core that the agent may take."""
+
+
+def _idle(found: list[dict[str, Any]]) -> list[Row]:
+    result: list[Row] = []
+    for each in found:
+        n, cores = each["count"], each["cores"]
+        wanted, agent = IDLE.get(n), cores["agent"]
+        result += [
+            (
+                f"idle agent, N={n}",
+                f"{agent:.2%} of a core",
+                f"< {wanted * 100:g} %" if wanted else "",
+                agent < wanted if wanted else None,
+            ),
+            (
+                f"idle supervisor, keeper, N={n}",
+                f"{cores['supervisor']:.2%}, {cores['keeper']:.2%} of a core",
+                "",
+                None,
+            ),
+        ]
     return result
+
+
+def _again(found: dict[str, Any]) -> list[Row]:
+    return [_at_most(_of("apply", found["count"]), found["median"], 0.4)]
+
+
+def _ready(found: dict[str, Any]) -> list[Row]:
+    return [_at_most(f"agent killed until ready again, N={found['count']}", found["median"], 0.5)]
+
+
+RIVALS = {
+    "bring_up": "N={}",
+    "restart": "kill -9 to the next process, {} times",
+    "again": "`up -d` of {} running and unchanged",
+}
+"""What they were measured at, by the figure."""
+
+
+def _rivals(found: dict[str, Any]) -> list[Row]:
+    result: list[Row] = []
+    for figure, each in found.items():
+        n = each["count"]
+        for name, seconds in each["seconds"].items():
+            if isinstance(seconds, str):
+                text = f"skipped: {seconds}"
+            else:
+                text = _rate(n, seconds) if figure == "bring_up" else _seconds(seconds)
+            result.append((f"{name}, {RIVALS[figure].format(n)}", text, "", None))
+    return result
+
+
+ROWS: Mapping[str, Callable[[Any], list[Row]]] = {
+    "bring_up": _bring_up,
+    "weight": _weight,
+    "looking": _looking,
+    "probes": _probes,
+    "restart": _restart,
+    "edit": _edit,
+    "idle": _idle,
+    "again": _again,
+    "ready": _ready,
+    "rivals": _rivals,
+}
+
+
+def _at_most(what: str, seconds: float, wanted: float) -> Row:
+    return (what, _seconds(seconds), f"<= {_seconds(wanted)}", seconds <= wanted)
+
+
+def _seconds(value: float) -> str:
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
 
 
 def _rate(count: int, seconds: float) -> str:

@@ -1,8 +1,10 @@
-"""Other tools on the same job in the same run: N containers that sleep, from a static busybox.
+"""Other tools on the same jobs in the same run: N containers that sleep, from a static busybox.
 
 In: what is installed (nothing is installed here). Out: seconds per rival, or the reason why it was skipped. Each runs in a
 network and mount namespace of its own, so that no link, rule or mount of it stays; its folders lie below the given one.
 Two differences in the rivals' favour: a shared read-only or overlay root with one file, and crun makes no network at all.
+Jobs are named as the figures are: `bring_up`, `restart` (containers that are to be restarted always are killed, one after
+the other), `again` (what is up already is brought up).
 """
 
 from __future__ import annotations
@@ -12,8 +14,11 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from benchmarks.product import CHECKOUT, MARK
 
 Result = float | str
 """Seconds, or why it was skipped."""
@@ -24,9 +29,9 @@ now() { date +%s.%N; }
 """
 
 
-def run(folder: Path, *, count: int) -> Mapping[str, Result]:
+def run(folder: Path, job: str, *, count: int) -> Mapping[str, Result]:
     """Every rival once; the folder is theirs to fill and is removed by the caller."""
-    return {name: _one(make, needs, folder / name, count) for name, (needs, make) in RIVALS.items()}
+    return {name: _one(script, NEEDS[name], folder / name, count) for name, script in JOBS[job].items()}
 
 
 def _one(script: Callable[[Path, int], str], needs: tuple[str, ...], folder: Path, count: int) -> Result:
@@ -88,9 +93,35 @@ def _patch(folder: Path) -> str:
 def _podman(folder: Path, count: int) -> str:
     """`podman run -d`, two at a time, on its default bridge network, with runc where cgroups are hybrid."""
     at = shlex.quote(str(folder))
+    return f"""
+{_podman_ready(folder)}
+begun=$(now)
+seq {count} | xargs -P 2 -I '{{}}' \
+    $podman run -d $hard --name bench-'{{}}' --rootfs {at}/rootfs:O /bin/sleep 100000 >/dev/null 2>{at}/errors ||
+    {{ grep -v level= {at}/errors >&2; exit 1; }}
+echo TIMES $begun $(now)
+"""
+
+
+def _podman_restart(folder: Path, count: int) -> str:
+    at = shlex.quote(str(folder))
+    return f"""
+{_podman_ready(folder)}
+for mark in {_marks(count)}; do
+    $podman run -d $hard --restart=always --rootfs {at}/rootfs:O /bin/sleep $mark >/dev/null 2>{at}/errors ||
+        {{ grep -v level= {at}/errors >&2; exit 1; }}
+done
+{_killed(count)}
+"""
+
+
+def _podman_ready(folder: Path) -> str:
+    """Shell after which `$podman` is one of its own, that goes with all of its containers."""
+    at = shlex.quote(str(folder))
     base = "podman --root /mnt/storage --runroot /mnt/run --cgroup-manager cgroupfs --events-backend none"
     return f"""
-{_PODMAN_RUNTIME}
+runtime=
+[ "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ] || runtime="--runtime runc"
 mount --bind {at} /mnt  # podman refuses a runroot of more than 50 characters
 podman="{base} $runtime"
 mount -t tmpfs tmpfs /var/lib/cni 2>/dev/null || true
@@ -100,26 +131,59 @@ leave() {{
     find /sys/fs/cgroup -depth -path "*/libpod_parent*" -type d -exec rmdir {{}} + 2>/dev/null
 }}
 trap leave EXIT
-begun=$(now)
-seq {count} | xargs -P 2 -I '{{}}' \
-    $podman run -d $hard --name bench-'{{}}' --rootfs {at}/rootfs:O /bin/sleep 100000 >/dev/null 2>{at}/errors ||
-    {{ grep -v level= {at}/errors >&2; exit 1; }}
-echo TIMES $begun $(now)
-"""
-
-
-_PODMAN_RUNTIME = """runtime=
-[ "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ] || runtime="--runtime runc"
 """
 
 
 def _compose(folder: Path, count: int) -> str:
     """`docker-compose up -d` on a daemon of its own that was started by hand."""
+    return f"""
+{_compose_ready(folder, count)}
+begun=$(now)
+up
+echo TIMES $begun $(now)
+"""
+
+
+def _compose_again(folder: Path, count: int) -> str:
+    return f"""
+{_compose_ready(folder, count)}
+up
+begun=$(now)
+up
+echo TIMES $begun $(now)
+"""
+
+
+def _compose_ready(folder: Path, count: int) -> str:
+    """Shell after which `up` brings up so many services."""
     at = shlex.quote(str(folder))
     services = {f"c{i}": {"image": "bench-sleep", "command": ["/bin/sleep", "100000"]} for i in range(count)}
     (folder / "docker-compose.yml").write_text(json.dumps({"version": "3", "services": services}))
     return f"""
-export DOCKER_HOST=unix://{at}/docker.sock COMPOSE_PARALLEL_LIMIT=64 COMPOSE_HTTP_TIMEOUT=250
+{_docker_ready(folder)}
+export COMPOSE_PARALLEL_LIMIT=64 COMPOSE_HTTP_TIMEOUT=250
+cd {at}
+up() {{
+    docker-compose up -d >{at}/out 2>&1 || {{ tail -3 {at}/out >&2; exit 1; }}
+}}
+"""
+
+
+def _docker_restart(folder: Path, count: int) -> str:
+    return f"""
+{_docker_ready(folder)}
+for mark in {_marks(count)}; do
+    docker run -d --restart=always bench-sleep /bin/sleep $mark >/dev/null
+done
+{_killed(count)}
+"""
+
+
+def _docker_ready(folder: Path) -> str:
+    """Shell after which a daemon of its own has the image `bench-sleep`; it goes with all of its containers."""
+    at = shlex.quote(str(folder))
+    return f"""
+export DOCKER_HOST=unix://{at}/docker.sock
 dockerd -H "$DOCKER_HOST" --data-root {at}/data --exec-root {at}/exec --pidfile {at}/pid >{at}/log 2>&1 &
 daemon=$!
 leave() {{
@@ -134,15 +198,34 @@ until docker version >/dev/null 2>&1; do
     sleep 0.1
 done
 tar -C {at}/rootfs -c . | docker import - bench-sleep >/dev/null
-cd {at}
-begun=$(now)
-docker-compose up -d >{at}/out 2>&1 || {{ tail -3 {at}/out >&2; exit 1; }}
-echo TIMES $begun $(now)
 """
 
 
-RIVALS: Mapping[str, tuple[tuple[str, ...], Callable[[Path, int], str]]] = {
-    "crun": (("crun", "busybox"), _crun),
-    "podman": (("podman", "runc", "busybox"), _podman),
-    "docker-compose": (("docker-compose", "dockerd", "docker", "busybox"), _compose),
+RIVAL_MARKS = 2 * MARK
+"""Other marks than ours, which may still be ending."""
+
+
+def _marks(count: int) -> str:
+    return " ".join(str(RIVAL_MARKS + number) for number in range(count))
+
+
+def _killed(count: int) -> str:
+    """Shell that kills each once and tells the median of the seconds until it runs again."""
+    python = f"PYTHONPATH={shlex.quote(str(CHECKOUT))} {shlex.quote(sys.executable)}"
+    return f"median=$({python} -m benchmarks.restarts {_marks(count)})\necho TIMES 0 $median"
+
+
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    "crun": ("crun", "busybox"),
+    "podman": ("podman", "runc", "busybox"),
+    "docker": ("dockerd", "docker", "busybox"),
+    "docker-compose": ("docker-compose", "dockerd", "docker", "busybox"),
 }
+"""By rival, the programs without which it is skipped."""
+
+JOBS: Mapping[str, Mapping[str, Callable[[Path, int], str]]] = {
+    "bring_up": {"crun": _crun, "podman": _podman, "docker-compose": _compose},
+    "restart": {"podman": _podman_restart, "docker": _docker_restart},
+    "again": {"docker-compose": _compose_again},
+}
+"""By job and rival, the shell that prints when it began and when it ended."""
