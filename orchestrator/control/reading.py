@@ -39,23 +39,30 @@ class Reader(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
     """Valid stacks in the order written, but owners before those who use their things; warnings about them, and their texts
-    for showing places. `files`: as `Loaded` has them."""
+    for showing places. `files`, `bound`: as `Loaded` has them."""
 
     stacks: tuple[Stack, ...]
     warnings: tuple[Diagnostic, ...]
     sources: Mapping[str, str]
     files: frozenset[str] = frozenset()
+    bound: frozenset[str] = frozenset()
 
 
 class InvalidManifest(ManifestError):
     """Carries the texts too, so that source lines can be shown, and what it was read from."""
 
     def __init__(
-        self, diagnostics: Sequence[Diagnostic], sources: Mapping[str, str], files: frozenset[str]
+        self,
+        diagnostics: Sequence[Diagnostic],
+        sources: Mapping[str, str],
+        *,
+        files: frozenset[str],
+        bound: frozenset[str],
     ) -> None:
         super().__init__(diagnostics)
         self.sources = sources
         self.files = files
+        self.bound = bound
 
 
 def read(
@@ -78,9 +85,13 @@ def read(
             stacks.append(stack)
     found = sorted(dict.fromkeys(found), key=lambda each: _place(each, tuple(loaded.sources)))
     if any(each.severity is Severity.ERROR for each in found):
-        raise InvalidManifest(found, loaded.sources, loaded.files)
+        raise InvalidManifest(found, loaded.sources, files=loaded.files, bound=loaded.bound)
     return Read(
-        stacks=owners_first(stacks), warnings=tuple(found), sources=loaded.sources, files=loaded.files
+        stacks=owners_first(stacks),
+        warnings=tuple(found),
+        sources=loaded.sources,
+        files=loaded.files,
+        bound=loaded.bound,
     )
 
 
@@ -115,4 +126,4 @@ def check(app: Reader, read: Read) -> None:
                 )
             )
     if found:
-        raise InvalidManifest(found, read.sources, read.files)
+        raise InvalidManifest(found, read.sources, files=read.files, bound=read.bound)

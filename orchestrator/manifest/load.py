@@ -8,6 +8,7 @@ meant.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,9 +34,9 @@ Sources = Mapping[str, str]
 class Manifest:
     """One stack as written. `root` holds the places; `folders` the absolute folder of each file, for relative paths.
 
-    `env_files`: absolute path -> entries. `contents`: what `secret/NAME` and `config/NAME` hold. `failed`: there are
-    errors, so that it is not to be applied; `resolve` only looks for more of them. `partial`: because of errors parts were
-    left out.
+    `env_files`: absolute path -> entries. `bound`: absolute path -> inode number of each single file that is bound.
+    `contents`: what `secret/NAME` and `config/NAME` hold. `failed`: there are errors, so that it is not to be applied;
+    `resolve` only looks for more of them. `partial`: because of errors parts were left out.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Manifest:
     root: Node
     folders: Mapping[str, str]
     env_files: Mapping[str, tuple[EnvEntry, ...]] = field(default_factory=dict)
+    bound: Mapping[str, int] = field(default_factory=dict)
     contents: Mapping[str, Content] = field(default_factory=dict)
     partial: bool = False
     failed: bool = False
@@ -51,12 +53,13 @@ class Manifest:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
     """All that was read. `manifests` in the order in which their names were met. `files`: the absolute path of every file
-    and folder that any of it depends on, there or not."""
+    and folder that any of it depends on, there or not; `bound`: of files that are bound as they are, whatever they hold."""
 
     manifests: tuple[Manifest, ...]
     sources: Sources
     diagnostics: tuple[Diagnostic, ...]
     files: frozenset[str] = frozenset()
+    bound: frozenset[str] = frozenset()
 
     @property
     def failed(self) -> bool:
@@ -77,6 +80,7 @@ def load(paths: Sequence[str], env: Mapping[str, str], *, stdin: str | None = No
         sources=reading.sources,
         diagnostics=by_place(reading.problems, tuple(reading.sources)),
         files=frozenset(reading.files),
+        bound=frozenset(reading.bound),
     )
 
 
@@ -106,6 +110,7 @@ class _Reading:
         self.sources: dict[str, str] = {}
         self.folders: dict[str, str] = {}
         self.files: set[str] = set()
+        self.bound: set[str] = set()
         self.problems: list[Diagnostic] = []
         self.roots: list[Node] = []
 
@@ -218,7 +223,12 @@ def _manifest(documents: list[Node], reading: _Reading) -> Manifest | None:
     manifest = Manifest(
         name=content.stack, content=content, root=root, folders=reading.folders, partial=partial
     )
-    return replace(manifest, env_files=_env_files(manifest, reading), contents=_contents(manifest, reading))
+    return replace(
+        manifest,
+        env_files=_env_files(manifest, reading),
+        bound=_bound(manifest, reading),
+        contents=_contents(manifest, reading),
+    )
 
 
 def _merged(documents: list[Node], reading: _Reading) -> Node:
@@ -312,6 +322,25 @@ def _env_files(manifest: Manifest, reading: _Reading) -> dict[str, tuple[EnvEntr
     return found
 
 
+def _bound(manifest: Manifest, reading: _Reading) -> dict[str, int]:
+    """A bind mount keeps to its file when a rename puts another one there: so the file itself is part of the wish."""
+    found: dict[str, int] = {}
+    for path, container in _containers(manifest.content):
+        for mount in container.mounts:
+            if mount.bind is None:
+                continue
+            where = absolute(manifest, mount.bind, *path)
+            try:
+                there = os.stat(where)  # noqa: PTH116
+            except (OSError, ValueError):
+                reading.bound.add(where)  # the host's check tells it
+                continue
+            if stat.S_ISREG(there.st_mode):
+                reading.bound.add(where)
+                found[where] = there.st_ino
+    return found
+
+
 def _contents(manifest: Manifest, reading: _Reading) -> dict[str, Content]:
     """Of all secrets and configs that can be read."""
     found: dict[str, Content] = {}
@@ -334,12 +363,10 @@ def _contents(manifest: Manifest, reading: _Reading) -> dict[str, Content]:
 
 def _containers(content: StackFile) -> Iterable[tuple[tuple[str, ...], ContainerKeys]]:
     for name, single in content.containers.items():
-        if single.env_file:
-            yield ("containers", name), single
+        yield ("containers", name), single
     for group, parts in content.groups.items():
         for name, container in parts.containers.items():
-            if container.env_file:
-                yield ("groups", group, "containers", name), container
+            yield ("groups", group, "containers", name), container
 
 
 def absolute(manifest: Manifest, path: str, *section: str) -> str:

@@ -24,10 +24,16 @@ class Update(StrEnum):
 
 
 def _setting(
-    update: Update, default: Any = MISSING, *, factory: Any = MISSING, bytewise: bool = False
+    update: Update,
+    default: Any = MISSING,
+    *,
+    factory: Any = MISSING,
+    bytewise: bool = False,
+    known: bool = False,
 ) -> Any:
-    """`bytewise`: a mapping to `Content`; where the bytes differ, the new content's own class holds."""
-    metadata = {"update": update, "bytewise": bytewise}
+    """`bytewise`: a mapping to `Content`; where the bytes differ, the new content's own class holds. `known`: a mapping of
+    which only keys on both sides can differ."""
+    metadata = {"update": update, "bytewise": bytewise, "known": known}
     if factory is not MISSING:
         return field(default_factory=factory, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -329,7 +335,8 @@ class Job:
 class ContainerSpec:
     """One container. `command` is entrypoint and command joined: the argv. `user` as written, resolved in the rootfs.
 
-    `contents` of its secret and config mounts by `FileMount.content`.
+    `contents` of its secret and config mounts by `FileMount.content`. `bound`: inode numbers of files that it binds, by
+    source: after a rename its mount would show the old file for ever.
     """
 
     rootfs: str = _replace()
@@ -339,6 +346,7 @@ class ContainerSpec:
     workdir: str | None = _restart(None)
     mounts: tuple[Mount, ...] = _restart(())
     contents: Mapping[str, Content] = _live(factory=dict, bytewise=True)
+    bound: Mapping[str, int] = _restart(factory=dict, known=True)
     limits: Limits = _live(factory=Limits)
     ulimits: tuple[Ulimit, ...] = _restart(())
     health: Health | None = _live(None)

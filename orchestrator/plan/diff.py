@@ -31,6 +31,8 @@ def compare(ref: Ref, spec: Spec, applied: Mapping[str, Any], places: Places) ->
     found = []
     for each in fields(spec):
         for name, old, new in _differences(type(spec), each.name, applied, wanted):
+            if each.metadata["known"] and None in (old, new):
+                continue
             update = _bytewise(old, new) if each.metadata["bytewise"] else each.metadata["update"]
             found.append(
                 FieldChange(name=name, old=old, new=new, update=update, place=place(places, ref, name))

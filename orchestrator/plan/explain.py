@@ -23,8 +23,10 @@ READY = "ready"  # field of a service
 
 
 def named(name: str) -> str:
-    """A field in words of the user: a content is a `secret NAME` or `config NAME`."""
+    """A field in words of the user: a content is a `secret NAME` or `config NAME`, a bound file its path."""
     head, _, content = name.partition(".")
+    if head == "bound":
+        return f"the file at {content}"
     return content.replace("/", " ", 1) if head == "contents" else name
 
 

@@ -60,6 +60,11 @@ def container_of(unit: Unit, name: str, outer: tuple[Level, ...], around: Surrou
             for each in mounted
             if isinstance(each, d.FileMount) and each.content in around.contents
         },
+        bound={
+            each.source: around.manifest.bound[each.source]
+            for each in mounted
+            if isinstance(each, d.BindMount) and each.source in around.manifest.bound
+        },
         limits=with_default_pids(limits, outer),
         ulimits=tuple(
             d.Ulimit(name=kind, soft=each.soft, hard=each.hard) for kind, each in sorted(keys.ulimits.items())

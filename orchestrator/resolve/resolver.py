@@ -176,7 +176,11 @@ class _Resolving:
             self._add(Ref(Kind.GROUP, instance), spec, needs, fields)
 
     def _instances(self, unit: Unit, name: str, spec: ContainerSpec, waits: Waits) -> None:
-        fields = self._container_fields(unit, name) + self._content_fields(spec)
+        fields = (
+            self._container_fields(unit, name)
+            + self._content_fields(spec)
+            + self._bound_fields(unit, name, spec)
+        )
         volumes = dict.fromkeys(each.volume for each in spec.mounts if isinstance(each, VolumeMount))
         common = (
             Need(Ref(Kind.ROOTFS, spec.rootfs), Until.CREATED, True),
@@ -214,6 +218,11 @@ class _Resolving:
             kind, _, name = key.partition("/")
             found.append((f"contents.{key}", self._root.find(f"{kind}s", name, "[key]")))
         return found
+
+    def _bound_fields(self, unit: Unit, name: str, spec: ContainerSpec) -> Fields:
+        """A bound file was written with its mount."""
+        place = self._root.find(*unit.path_of(name), "mounts", "[key]")
+        return [(f"bound.{source}", place) for source in spec.bound]
 
     def _container_fields(self, unit: Unit, name: str) -> Fields:
         path = unit.path_of(name)

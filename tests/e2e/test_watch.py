@@ -29,7 +29,9 @@ containers:
     command: [/bin/sh, -c, "exec sleep infinity"]
     networks: []
     limits: {memory: 32MiB, pids: 20}
-    mounts: [{config: conf, target: /etc/app.conf}]
+    mounts:
+      - {config: conf, target: /etc/app.conf}
+      - {bind: bound.txt, target: /etc/bound.txt, read_only: true}
     stop: {grace: 1s}
 """
 
@@ -79,6 +81,7 @@ def limit(stage: Stage) -> Path:
 def test_edits_are_applied_live_and_broken_ones_only_told(stage: Stage) -> None:
     name = stage.write("one.yaml", MANIFEST)
     stage.write("app.conf", "first\n")
+    stage.write("bound.txt", "first\n")
     with watching(stage, "-f", name) as process:
         until(lambda: "stack one: settled" in told(stage), "the first apply")
         pid, file = stage.ps()["container/app-1/app"]["pid"], limit(stage)
@@ -97,6 +100,20 @@ def test_edits_are_applied_live_and_broken_ones_only_told(stage: Stage) -> None:
         assert stage.ps()["container/app-1/app"]["pid"] == pid
         listed = json.loads(stage.run("watch", "--list", "--output", "json").out)["sources"]
         assert [(each["standing"], each["stacks"]) for each in listed] == [("1 error", {"one": 3})]
+        stage.edit(name, "rootfs: bas", "rootfs: base")
+        bound = Path(f"/proc/{pid}/root/etc/bound.txt")
+        stage.write("bound.txt", "written in place\n")
+        assert bound.read_text() == "written in place\n"
+        stage.write("new.txt", "another file\n")
+        (stage.folder / "new.txt").rename(stage.folder / "bound.txt")
+        until(
+            lambda: stage.ps()["container/app-1/app"]["pid"] not in (pid, None),
+            "a new process for the new file",
+        )
+        pid = stage.ps()["container/app-1/app"]["pid"]
+        assert Path(f"/proc/{pid}/root/etc/bound.txt").read_text() == "another file\n"
+        until(lambda: told(stage).count("stack one: settled") == 4, told(stage))
+        assert "No changes" in stage.run("plan", "-f", name).out
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=SOON) == 130
     assert "Traceback" not in told(stage)
@@ -107,6 +124,7 @@ def test_edits_are_applied_live_and_broken_ones_only_told(stage: Stage) -> None:
 def test_source_of_a_killed_command_ends_and_a_kept_one_outlives_the_agent(stage: Stage) -> None:
     name = stage.write("one.yaml", MANIFEST)
     stage.write("app.conf", "first\n")
+    stage.write("bound.txt", "first\n")
     with watching(stage, "-f", name):
         until(lambda: "stack one: settled" in told(stage), "the first apply")
     until(lambda: "nothing is watched" in stage.run("watch", "--list").out, "the end of the source")

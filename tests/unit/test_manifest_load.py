@@ -149,3 +149,15 @@ def test_everything_that_a_manifest_depends_on_is_told_there_or_not(folder: Path
     names = ("none.yaml", "s", "stacks", "stacks/.env", "stacks/a.yaml", "stacks/b.env", "stacks/c.conf")
     assert loaded.files == {str(folder / each) for each in names}
     assert str(folder / "stacks" / ".env") not in load(["stacks"], {"A": "1"}).files
+
+
+def test_single_files_that_are_bound_are_known_by_their_inode(folder: Path) -> None:
+    (folder / "a.py").write_text("1")
+    (folder / "src").mkdir()
+    mounts = ", ".join(f"{{bind: ./{name}, target: /{name}}}" for name in ("a.py", "src", "later"))
+    (folder / "a.yaml").write_text(A.replace("command: [x]", f"command: [x], mounts: [{mounts}]"))
+    loaded = load(["a.yaml"], {})
+    assert container(loaded).bound == {str(folder / "a.py"): (folder / "a.py").stat().st_ino}
+    assert loaded.bound == {str(folder / "a.py"), str(folder / "later")}
+    place = only(loaded).places[Ref(Kind.CONTAINER, "a-1/a"), f"bound.{folder / 'a.py'}"]
+    assert (place.file, place.line) == ("a.yaml", 3)

@@ -77,6 +77,27 @@ def test_a_restart_change_keeps_the_id_and_stops_updates_starts(engine: Engine) 
     assert engine.ids() == ids
 
 
+def test_another_file_where_one_is_bound_is_a_restart_but_not_one_of_which_nothing_was_known(
+    engine: Engine,
+) -> None:
+    ref, plain = container("web"), stack(Group(name="web"))
+
+    def bound(number: int) -> Stack:
+        spec = replace(plain.resources[ref], bound={"/srv/app.py": number})  # type: ignore[call-arg]
+        return replace(plain, resources={**plain.resources, ref: spec})
+
+    engine.settle(plain)  # as applied by a version that did not look at it
+    assert engine.plan(bound(1)).empty
+    engine.settle(stack())
+    engine.settle(bound(1))
+    assert engine.plan(plain).empty
+    plan = engine.plan(bound(2))
+    assert verbs(plan) == {ref: Verb.RESTART}
+    assert change(plan, ref).reason == "the file at /srv/app.py changed"
+    engine.run(plan)
+    assert engine.plan(bound(2)).empty
+
+
 def test_a_replaced_group_takes_its_containers_with_it_and_leaves_others_alone(engine: Engine) -> None:
     engine.settle(stack(Group(name="web"), Group(name="db")))
     wish = stack(Group(name="web", hostname="www"), Group(name="db"))

@@ -14,7 +14,7 @@ import pytest
 from watchdog.observers.api import BaseObserver, EventEmitter
 
 from orchestrator.control.sources import watching
-from orchestrator.control.sources.places import entries, fingerprint
+from orchestrator.control.sources.places import Places, entries
 from orchestrator.control.sources.watching import Watcher
 
 SOON = 5.0
@@ -23,20 +23,25 @@ SOON = 5.0
 class Ear:
     """Hears of one source; `looks` as its reader does: only contents count."""
 
-    def __init__(self, paths: list[Path], observer: Callable[[], BaseObserver] | None = None) -> None:
-        self.paths = [str(each) for each in paths]
+    def __init__(
+        self,
+        paths: list[Path],
+        observer: Callable[[], BaseObserver] | None = None,
+        bound: tuple[Path, ...] = (),
+    ) -> None:
+        self.places = Places(files=frozenset(map(str, paths)), bound=frozenset(map(str, bound)))
         self.told: queue.SimpleQueue[frozenset[str]] = queue.SimpleQueue()
         extra = {"observer": observer} if observer else {}
         self.watcher = Watcher(lambda number, changed: self.told.put(changed), **extra)
-        self.watcher.set(7, self.paths)
-        self.known = fingerprint(self.paths)
+        self.watcher.set(7, self.places)
+        self.known = self.places.fingerprint()
 
     def looks(self, within: float = SOON) -> frozenset[str]:
         """The paths of the next call after which contents are others than before."""
         until, changed = time.monotonic() + within, frozenset[str]()
         while True:
             changed |= self.told.get(timeout=max(0.0, until - time.monotonic()))
-            now = fingerprint(self.paths)
+            now = self.places.fingerprint()
             if now != self.known:
                 self.known = now
                 return changed
@@ -168,7 +173,7 @@ def test_changed_mode_alone_is_seen_and_changes_nothing(file: Path, quick_poll: 
     try:
         file.chmod(0o640)
         assert ear.told.get(timeout=SOON) == {str(file)}
-        assert fingerprint(ear.paths) == ear.known
+        assert ear.places.fingerprint() == ear.known
     finally:
         ear.watcher.close()
 
@@ -222,7 +227,7 @@ def test_checkout_of_many_files_is_few_looks(tmp_path: Path) -> None:
         for each in files:
             deleted_first(each, "stack: b\n")
         assert 1 <= ear.heard() <= 20
-        assert fingerprint(ear.paths) != ear.known
+        assert ear.places.fingerprint() != ear.known
         assert not ear.watcher.exhausted
     finally:
         ear.watcher.close()
@@ -232,7 +237,7 @@ def test_storm_is_told_seldom_and_its_last_word_is_heard(ear: Ear, file: Path) -
     for number in range(4000):
         renamed_over(file, f"stack: n-{number}\n")
     assert ear.heard() <= 200
-    assert fingerprint(ear.paths) != ear.known
+    assert ear.places.fingerprint() != ear.known
 
 
 class Deaf(BaseObserver):
@@ -314,3 +319,20 @@ def test_dropped_source_is_heard_no_more(ear: Ear, file: Path) -> None:
     ear.watcher.drop(7)
     file.write_text("stack: unwatched\n")
     assert ear.heard() == 0
+
+
+def test_of_a_bound_file_only_another_one_in_its_place_is_told(file: Path) -> None:
+    bound = file.with_name("exporter.py")
+    bound.write_text("1")
+    ear = Ear([file], bound=(bound,))
+    try:
+        bound.write_text("a longer text")
+        with bound.open("a") as log:
+            for _ in range(100):
+                log.write("line\n")
+                log.flush()
+        assert ear.heard() == 0
+        vim(bound, "2")
+        assert ear.looks() == {str(bound)}
+    finally:
+        ear.watcher.close()

@@ -72,7 +72,7 @@ def begin(app: App, paths: Sequence[str], env_files: Sequence[str], found: Read,
     )
     if options.keep:
         for each in app.sources():
-            if not each.holder and _settings(each).files == settings.files:
+            if not each.holder and _settings(each).places == settings.places:
                 app.remove_source(each.number)
     number = app.add_source(KIND, settings.encode(), holder="" if options.keep else holder(os.getpid()))
     if not here:

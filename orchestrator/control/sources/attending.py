@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from orchestrator.control import prune
 from orchestrator.control.reading import Reader
 from orchestrator.control.sources import files
 from orchestrator.control.sources.files import Found, Settings, Trouble
-from orchestrator.control.sources.places import fingerprint
+from orchestrator.control.sources.places import Places
 from orchestrator.errors import OrchestratorError, UsageError
 from orchestrator.model.desired import Stack
 from orchestrator.model.observed import Observed
@@ -51,7 +51,7 @@ class Watching(Protocol):
 
     exhausted: str | None
 
-    def set(self, number: int, paths: Iterable[str]) -> None: ...
+    def set(self, number: int, places: Places) -> None: ...
 
     def drop(self, number: int) -> None: ...
 
@@ -66,7 +66,7 @@ class _Attended:
     """`held`: a command lives that follows it. `known`: the fingerprint of what was read last."""
 
     settings: Settings
-    paths: frozenset[str]
+    places: Places
     state: dict[str, Any]
     held: bool
     known: str = ""
@@ -179,8 +179,8 @@ class Sources:
         for number in rows.keys() - self._attended.keys():
             row = rows[number]
             settings = Settings.of(row.settings)
-            self._attended[number] = _Attended(settings, settings.files, dict(row.state), bool(row.holder))
-            self._watch().set(number, settings.files)
+            self._attended[number] = _Attended(settings, settings.places, dict(row.state), bool(row.holder))
+            self._watch().set(number, settings.places)
             self.changed(number)
 
     def _ours(self, source: Source) -> bool:
@@ -217,16 +217,16 @@ class Sources:
         """What the files say, when they held the same before and afterwards, with their fingerprint; None: they hold
         what was read before, or do not keep still."""
         for _ in range(UNSTABLE):
-            before = fingerprint(attended.paths)
+            before = attended.places.fingerprint()
             if before == attended.known:
                 return None
             found = files.read(self._app, attended.settings)
             # A broken manifest does not name all that the good one needs.
-            wanted = found.files | attended.paths if found.failed else found.files
-            same = wanted == attended.paths
-            attended.paths = wanted
+            wanted = found.places | attended.places if found.failed else found.places
+            same = wanted == attended.places
+            attended.places = wanted
             self._watch().set(number, wanted)
-            if same and fingerprint(wanted) == before:
+            if same and wanted.fingerprint() == before:
                 return found, before
         self.changed(number)
         return None

@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.control import reading
 from orchestrator.control.reading import InvalidManifest, Read, Reader
+from orchestrator.control.sources.places import Places
 from orchestrator.diagnostics import Diagnostic, Severity, Span, render
 from orchestrator.errors import ManifestError, OrchestratorError
 from orchestrator.model.desired import Stack
@@ -46,9 +47,9 @@ class Settings:
         return tuple(os.path.normpath(os.path.join(self.folder, each)) for each in paths)  # noqa: PTH118
 
     @property
-    def files(self) -> frozenset[str]:
+    def places(self) -> Places:
         """What to watch before anything was read."""
-        return frozenset(self.absolute((*self.paths, *self.env_files)))
+        return Places(files=frozenset(self.absolute((*self.paths, *self.env_files))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +67,11 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """`stacks` is empty where an error is among the `troubles`. `files`: what it depends on, absolute."""
+    """`stacks` is empty where an error is among the `troubles`. `places`: what it depends on."""
 
     stacks: tuple[Stack, ...]
     troubles: tuple[Trouble, ...]
-    files: frozenset[str]
+    places: Places
 
     @property
     def failed(self) -> bool:
@@ -86,20 +87,21 @@ def variables(read: Read, environ: Mapping[str, str]) -> dict[str, str]:
 def read(app: Reader, settings: Settings) -> Found:
     """What the source gives now."""
     paths, env_files = settings.absolute(settings.paths), settings.absolute(settings.env_files)
-    files = settings.files
+    places = settings.places
     try:
         done = reading.read(app, paths, env_files, settings.variables)
-        files |= done.files
+        places |= Places(files=done.files, bound=done.bound)
         reading.check(app, done)
     except InvalidManifest as error:
-        texts = _Shown(settings, error.sources)
-        return Found(stacks=(), troubles=texts.troubles(error.diagnostics), files=files | error.files)
+        troubles = _Shown(settings, error.sources).troubles(error.diagnostics)
+        places |= Places(files=error.files, bound=error.bound)
+        return Found(stacks=(), troubles=troubles, places=places)
     except ManifestError as error:
-        return Found(stacks=(), troubles=_Shown(settings, {}).troubles(error.diagnostics), files=files)
+        return Found(stacks=(), troubles=_Shown(settings, {}).troubles(error.diagnostics), places=places)
     except OrchestratorError as error:
-        return Found(stacks=(), troubles=(trouble(error),), files=files)
+        return Found(stacks=(), troubles=(trouble(error),), places=places)
     troubles = _Shown(settings, done.sources).troubles(done.warnings)
-    return Found(stacks=done.stacks, troubles=troubles, files=files)
+    return Found(stacks=done.stacks, troubles=troubles, places=places)
 
 
 def trouble(error: OrchestratorError, *, hint: str | None = None) -> Trouble:

@@ -1,7 +1,7 @@
 """Where a change of a path shows: the entries of folders on the way to it, and what is at its end.
 
-In: absolute paths, there or not. Out: (folder, name) pairs to be watched; signatures (cheap) and fingerprints (of contents)
-to be compared. Symbolic links are followed as the kernel does it, so that a swapped link on the way is seen.
+In: absolute paths. Out: (folder, name) pairs to be watched; signatures (cheap) and fingerprints (of contents) to be
+compared. Symbolic links are followed as the kernel does it, so that a swapped link on the way is seen.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import hashlib
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.manifest.load import is_stack_file
@@ -20,6 +21,31 @@ from orchestrator.manifest.source import LARGEST
 MOST_LINKS = 40  # path_resolution(7)
 
 Signature = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Absolute paths, there or not. `files`: what they hold counts; `bound`: only which file is there."""
+
+    files: frozenset[str]
+    bound: frozenset[str] = frozenset()
+
+    def __or__(self, other: Places) -> Places:
+        return Places(files=self.files | other.files, bound=self.bound | other.bound)
+
+    def signatures(self) -> dict[str, Signature]:
+        """Of each path."""
+        return {path: identity(path) for path in self.bound} | {path: signature(path) for path in self.files}
+
+    def fingerprint(self) -> str:
+        """A digest of what all files hold, in full; what cannot be read is told apart by its error."""
+        whole = hashlib.sha256()
+        for path in sorted(self.files):
+            whole.update(hashlib.sha256(os.fsencode(path)).digest())
+            whole.update(_content(path))
+        for path in sorted(self.bound):
+            whole.update(repr((path, identity(path))).encode())
+        return whole.hexdigest()
 
 
 def entries(path: str) -> frozenset[tuple[str, str]]:
@@ -67,13 +93,13 @@ def signature(path: str) -> Signature:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def fingerprint(paths: Iterable[str]) -> str:
-    """A digest of what all of them hold, in full; what cannot be read is told apart by its error."""
-    whole = hashlib.sha256()
-    for path in sorted(paths):
-        whole.update(hashlib.sha256(os.fsencode(path)).digest())
-        whole.update(_content(path))
-    return whole.hexdigest()
+def identity(path: str) -> Signature:
+    """Changes when another file or folder is there, or none."""
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError) as error:
+        return (getattr(error, "errno", errno.EINVAL),)
+    return found.st_dev, found.st_ino
 
 
 def _content(path: str) -> bytes:

@@ -14,14 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from watchdog import events
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
-from orchestrator.control.sources.places import Signature, entries, signature
+from orchestrator.control.sources.places import Places, Signature, entries, identity
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,8 @@ Interest = frozenset[tuple[int, str]]  # (source, its path that an entry leads t
 class _Source:
     """`changed`: its paths of which something was heard; `first`, `last`: when. `writing`: files open for writing."""
 
-    signatures: dict[str, Signature]
+    places: Places
+    signatures: dict[str, Signature] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
     first: float | None = None
     last: float = 0.0
@@ -98,7 +98,7 @@ class Watcher:
         self._state = threading.Condition()  # of what is above; the observer's threads take it
         self._arming = threading.Lock()  # of what is below; never taken by the observer's threads
         self._observer: BaseObserver | None = None
-        self._armed: dict[str, tuple[tuple[int, int], ObservedWatch]] = {}
+        self._armed: dict[str, tuple[Signature, ObservedWatch]] = {}
         self._ask_again = 0.0
         self._closed = False
         self.exhausted: str | None = None
@@ -106,11 +106,12 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
         self._thread.start()
 
-    def set(self, number: int, paths: Iterable[str]) -> None:
-        """From when this returns no change of `paths` is missed."""
-        fresh = {path: signature(path) for path in paths}
+    def set(self, number: int, places: Places) -> None:
+        """From when this returns no change of `places` is missed."""
+        fresh = places.signatures()
         with self._state:
-            known = self._sources.setdefault(number, _Source(signatures={}))
+            known = self._sources.setdefault(number, _Source(places=places))
+            known.places = places
             known.signatures = {path: known.signatures.get(path, sign) for path, sign in fresh.items()}
             self._state.notify()
         self._arm()
@@ -148,7 +149,8 @@ class Watcher:
 
     def _touch(self, number: int, which: str, path: str, now: float, event: events.FileSystemEvent) -> None:
         source = self._sources.get(number)
-        if source is None:
+        written = isinstance(event, events.FileModifiedEvent | events.FileClosedEvent)
+        if source is None or (written and which not in source.places.files):
             return
         if isinstance(event, events.FileModifiedEvent):
             source.writing.add(path)
@@ -183,24 +185,21 @@ class Watcher:
 
     def _poll(self) -> None:
         with self._state:
-            known = {number: dict(each.signatures) for number, each in self._sources.items()}
-        for number, signatures in known.items():
-            if not self._look(number, signatures):
+            known = list(self._sources.values())
+        for source in known:
+            if not self._look(source):
                 with self._state:
-                    if number in self._sources:
-                        self._sources[number].polled = True
+                    source.polled = True
         self._arm()
 
-    def _look(self, number: int, signatures: Mapping[str, Signature]) -> bool:
+    def _look(self, source: _Source) -> bool:
         """Compares paths with what they were; True: none of them has changed."""
-        fresh = {path: signature(path) for path in signatures}
-        moved = [path for path, sign in fresh.items() if sign != signatures[path]]
+        fresh = source.places.signatures()
         with self._state:
-            source = self._sources.get(number)
-            if source is not None:
-                for path in moved:
-                    source.touched(path, time.monotonic())
-                source.signatures |= {p: fresh[p] for p in moved if p in source.signatures}
+            moved = [path for path, before in source.signatures.items() if fresh.get(path, before) != before]
+            for path in moved:
+                source.touched(path, time.monotonic())
+                source.signatures[path] = fresh[path]
         return not moved
 
     def _tell(self, number: int) -> None:
@@ -209,8 +208,8 @@ class Watcher:
             source = self._sources.get(number)
             if source is None or source.first is None:
                 return
-            began, signatures = source.first, dict(source.signatures)
-        if not self._look(number, signatures) and time.monotonic() < began + LONGEST:
+            began = source.first
+        if not self._look(source) and time.monotonic() < began + LONGEST:
             return
         self._arm()  # before anybody reads: a folder or link on the way may be another one now
         with self._state:
@@ -227,8 +226,8 @@ class Watcher:
             wanted = self._interests()
             with self._state:
                 lost, self._lost = self._lost, set()
-            for folder, (identity, watch) in list(self._armed.items()):
-                if folder not in wanted or folder in lost or identity != _identity(folder):
+            for folder, (known, watch) in list(self._armed.items()):
+                if folder not in wanted or folder in lost or known != identity(folder):
                     del self._armed[folder]
                     assert self._observer is not None
                     self._observer.unschedule(watch)
@@ -275,16 +274,14 @@ class Watcher:
         return None
 
     def _listen_to(self, observer: BaseObserver, folder: str) -> None:
-        identity = _identity(folder)
-        if identity is None:
-            return
+        known = identity(folder)
         try:
             watch = observer.schedule(_Handler(self.heard), folder, recursive=False, event_filter=_SEEN)
         except OSError as error:
             if error.errno in _EXHAUSTED:
                 raise
             return  # it has just gone, or is not for us to read: the poll sees what can be seen
-        self._armed[folder] = identity, watch
+        self._armed[folder] = known, watch
 
 
 class _Handler(events.FileSystemEventHandler):
@@ -293,11 +290,3 @@ class _Handler(events.FileSystemEventHandler):
 
     def dispatch(self, event: Any) -> None:
         self._heard(event)
-
-
-def _identity(folder: str) -> tuple[int, int] | None:
-    try:
-        found = Path(folder).stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
