@@ -79,8 +79,8 @@ def embedded(layout: Layout) -> World:
     from orchestrator.supervisor.client import Supervisor
 
     roots, volumes = RootfsDriver(layout), VolumeDriver(layout)
-    network = NetworkDriver(layout, pool=os.environ.get("ORCHESTRATOR_POOL"))
     supervisor = Supervisor(layout)
+    network = NetworkDriver(layout, holder=supervisor, pool=os.environ.get("ORCHESTRATOR_POOL"))
     runtime = EmbeddedDriver(layout, supervisor, roots=roots, volumes=volumes, network=network)
     found: tuple[Driver, ...] = (runtime, roots, volumes, network)
     return World(

@@ -196,6 +196,24 @@ class Supervisor:
             known = self._states
             return dict(known) if ids is None else {id: known[id] for id in ids if id in known}
 
+    def hold(self, name: str, fd: int) -> None:
+        """The keeper holds a duplicate of `fd` under `name` (`port:...`) from now on."""
+        self._sure = 0.0  # both must be there this very moment
+        self.ensure()
+        self._ask({"op": "hold", "name": name}, fds=(fd,))
+
+    def let_go(self, names: Sequence[str]) -> None:
+        """The keeper closes what it holds under these names; nothing happens for unknown ones, or where there is none."""
+        if self._idle or self.alive():
+            self._ask({"op": "let_go", "names": list(names)})
+
+    def held(self) -> frozenset[str] | None:
+        """The names under which the keeper holds something; None while no supervisor is there that can say so."""
+        with contextlib.suppress(HostError):  # an older one
+            if self._idle or self.alive():
+                return frozenset(self._ask({"op": "held"}))
+        return None
+
     def set_logs(self, id: str, logs: LogTarget) -> None:
         """Change the size of a running container's log ring."""
         self._ask({"op": "set_logs", "id": id, "logs": _target(logs)})

@@ -2,7 +2,7 @@
 
 In: the run folder; `agent.json` in it says how the agent is started, if one is wished for. Out: `orphans/PID-TICKS` files
 for the next supervisor. It knows nothing of containers but their FIFOs' read ends, which it holds so that the last bytes
-of one that dies meanwhile are kept. Small, so that it need never change.
+of one that dies meanwhile are kept; of the network it holds bound ports. Small, so that it need never change.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class Keeper:
         try:
             self._link = wire.connect(f"{self._run}/supervisor.sock")
             self._incoming = wire.Incoming()
-            wire.send(self._link, {"op": "keep"})
+            kept = [each for each in self._held if each.startswith(wire.KEPT)]
+            wire.send(self._link, {"op": "keep", "held": kept})
         except OSError:
             self._link = None
             if not self._child and self._absent("supervisor.lock") and not self._again.left():
@@ -139,11 +140,7 @@ class Keeper:
                 header = frame.header
                 if "stop" in header:
                     return False
-                for id in (
-                    [header["drop"]]
-                    if "drop" in header
-                    else self._held.keys() - header.get("only", self._held)
-                ):
+                for id in [header["drop"]] if "drop" in header else self._beside(header.get("only")):
                     self._release(id)
                 if "hold" in header:
                     self._release(header["hold"])
@@ -155,6 +152,14 @@ class Keeper:
             self._incoming.close()
             self._link = None
         return True
+
+    def _beside(self, only: list[str] | None) -> list[str]:
+        """What is held of containers that are not among `only`; None: all of them are."""
+        return [
+            each
+            for each in self._held
+            if only is not None and each not in only and not each.startswith(wire.KEPT)
+        ]
 
     def _release(self, id: str) -> None:
         for fd in self._held.pop(id, ()):

@@ -44,6 +44,7 @@ class Supervision:
         self._waiting: dict[str, list[tuple[Connection, Any]]] = {}
         self._subscribers: set[Connection] = set()
         self._keeper: Connection | None = None
+        self._kept: set[str] = set()  # what the keeper holds for others than containers
         self._zombies: frozenset[int] = frozenset()
         self._inode = 0  # of our socket
 
@@ -253,14 +254,36 @@ class Supervision:
 
         def gone() -> None:
             if self._keeper is connection:
-                self._keeper = None
+                self._keeper, self._kept = None, set()
 
-        self._keeper = connection
+        self._keeper, self._kept = connection, set(frame.header.get("held", ()))
         connection.closed.append(gone)
         running = [each for each in self._containers.values() if each.running]
         connection.send({"only": [each.id for each in running]})
         for container in running:
             self._hold(container)
+
+    def _do_hold(self, connection: Connection, frame: wire.Frame) -> None:
+        """Something of the host's (a bound port) for the keeper, who outlives all of us."""
+        name = frame.header["name"]
+        if not name.startswith(wire.KEPT) or len(frame.fds) != 1:
+            raise ValueError(f"{name!r} with {len(frame.fds)} descriptors is nothing to be held")
+        if self._keeper is None:
+            connection.fail({"message": "there is no keeper now", "hint": "try again"})
+            return
+        self._keeper.send({"hold": name}, frame.fds)
+        self._kept.add(name)
+        connection.answer(None)
+
+    def _do_let_go(self, connection: Connection, frame: wire.Frame) -> None:
+        for name in self._kept.intersection(frame.header["names"]):
+            self._kept.discard(name)
+            if self._keeper is not None:
+                self._keeper.send({"drop": name})
+        connection.answer(None)
+
+    def _do_held(self, connection: Connection, frame: wire.Frame) -> None:
+        connection.answer(sorted(self._kept))
 
     def _do_stop(self, connection: Connection, frame: wire.Frame) -> None:
         if self._keeper is not None:

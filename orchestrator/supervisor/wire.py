@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 LENGTHS = struct.Struct(">II")
 LIMIT = 16 * 1024 * 1024
 MAX_FDS = 16
+KEPT = "port:"  # begins the names of what the keeper holds whatever containers run
 
 
 class Frame(NamedTuple):

@@ -144,7 +144,7 @@ def embedded_world(folder: Path) -> Iterator[World]:
     supervisor = Supervisor(layout)
     try:
         roots, volumes = RootfsDriver(layout), VolumeDriver(layout)
-        network = NetworkDriver(layout, host_netns=f"/run/netns/{name}")
+        network = NetworkDriver(layout, holder=supervisor, host_netns=f"/run/netns/{name}")
         runtime = EmbeddedDriver(layout, supervisor, roots=roots, volumes=volumes, network=network)
         found: tuple[Driver, ...] = (runtime, roots, volumes, network)
         yield World(name="embedded", drivers={kind: each for each in found for kind in each.kinds})

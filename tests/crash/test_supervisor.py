@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -221,3 +222,30 @@ def test_the_supervisor_is_back_soon(place: Lab) -> None:
     begun = time.monotonic()
     until(place.supervisor.alive, what="a new supervisor")
     assert time.monotonic() - begun < 2.0  # 0.2 s when the machine is quiet
+
+
+def test_a_held_port_outlives_the_supervisor_and_is_free_without_its_keeper(place: Lab) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mine:
+        port, name = mine.getsockname()[1], "port:127.0.0.1:1/tcp"
+        place.supervisor.hold(name, mine.fileno())
+
+    def free() -> bool:
+        with socket.socket() as each, suppress(OSError):
+            each.bind(("127.0.0.1", port))
+            return True
+        return False
+
+    keeper, supervisor = place.pids()
+    kill(supervisor)
+    place.supervisor.ensure()
+    until(lambda: place.supervisor.held() == {name}, what="the next supervisor to know what is held")
+    assert not free()
+    kill(keeper)
+    place.supervisor.ensure()
+    until(lambda: place.supervisor.held() == frozenset(), what="the next keeper, who holds nothing")
+    assert free()
+    with socket.create_server(("127.0.0.1", port)) as mine:
+        place.supervisor.hold(name, mine.fileno())
+    until(lambda: not free(), what="the keeper to hold it again")
+    place.supervisor.let_go([name, "port:unknown"])
+    until(free, what="the keeper to let it go")

@@ -55,7 +55,7 @@ class Lab:
         self.supervisor = Supervisor(self.layout)
         self.roots = RootfsDriver(self.layout)
         self.volumes = VolumeDriver(self.layout)
-        self.network = NetworkDriver(self.layout)
+        self.network = NetworkDriver(self.layout, holder=self.supervisor)
         self._ids = itertools.count(1)
         self.driver = self.another()
         self.stack = self.incarnation(Kind.STACK, "lab")

@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.drivers.network.driver import NetworkDriver
@@ -134,6 +134,25 @@ def ask(
         return name, peer
 
 
+class Holder:
+    """Holds descriptors in the test's own process, in the place of the keeper."""
+
+    def __init__(self) -> None:
+        self.fds: dict[str, int] = {}
+
+    def hold(self, name: str, fd: int) -> None:
+        self.let_go([name])
+        self.fds[name] = os.dup(fd)
+
+    def let_go(self, names: Sequence[str]) -> None:
+        for name in names:
+            if name in self.fds:
+                os.close(self.fds.pop(name))
+
+    def held(self) -> frozenset[str]:
+        return frozenset(self.fds)
+
+
 class Machine:
     """One instance of ours on the wire's host, driven as the executor would."""
 
@@ -141,7 +160,10 @@ class Machine:
         (root / "resolv.conf").write_text(resolv)
         self.wire = wire
         self.layout = Layout.at(root)
-        self.driver = NetworkDriver(self.layout, host_netns=wire.host, resolv=(str(root / "resolv.conf"),))
+        self.holder = Holder()
+        self.driver = NetworkDriver(
+            self.layout, holder=self.holder, host_netns=wire.host, resolv=(str(root / "resolv.conf"),)
+        )
         self._free = list(wire.groups)
         self.made: list[Incarnation] = []
         self.attachments: dict[str, Attachment] = {}

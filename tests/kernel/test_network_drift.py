@@ -191,7 +191,9 @@ def test_other_tables_and_links_are_none_of_our_business(shop: Shop) -> None:
 def test_another_process_sees_what_was_changed_while_nobody_looked(shop: Shop) -> None:
     def another() -> NetworkDriver:
         host = shop.host
-        return NetworkDriver(host.layout, host_netns=host.wire.host, resolv=host.driver._resolv)
+        return NetworkDriver(
+            host.layout, holder=host.holder, host_netns=host.wire.host, resolv=host.driver._resolv
+        )
 
     shop.sabotage(shop.host.wire.host, "nft add table ip foreign")
     later = another()
@@ -219,7 +221,7 @@ def test_looking_keeps_no_namespace_alive(shop: Shop) -> None:
     """A socket that listens in a namespace would: none is left once the groups are gone, by whoever's hand."""
     place = os.stat(shop.web).st_ino
     assert place in listening()
-    other = NetworkDriver(shop.host.layout, host_netns=shop.host.wire.host)
+    other = NetworkDriver(shop.host.layout, holder=shop.host.holder, host_netns=shop.host.wire.host)
     other.detach(shop.target)
     shop.host.layout.group_run(shop.target.id).rmdir()
     assert shop.host.driver.damage([]) == {}

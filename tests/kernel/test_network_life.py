@@ -86,7 +86,7 @@ def test_another_boot_has_nothing_in_effect_and_keeps_addresses(
     network = host.network("front", "web", "web-1")
     host.group("web-1", "front")
     address = host.address("web-1", "front")
-    again = NetworkDriver(host.layout, host_netns=host.wire.host)
+    again = NetworkDriver(host.layout, holder=host.holder, host_netns=host.wire.host)
     for part in (again._effect, again._groups, again._groups.register):
         monkeypatch.setattr(part, "_boot_id", "another")
     target = host.attachments["web-1"].target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.drivers.network.namespace import entered
-from orchestrator.model.desired import Protocol, Publish, ServiceSpec
+from orchestrator.errors import StepError
+from orchestrator.model.desired import Protocol, Publish, ServiceSpec, Stack
 from orchestrator.model.ids import Incarnation
 from tests.kernel.network_lab import HOST, Machine, Wire, ask, machine, serve
 
@@ -98,3 +100,66 @@ def test_with_nobody_ready_everybody_is_refused_at_once(host: Machine, udp: bool
     assert refused(host.wire.host, virtual, 80, udp=udp)
     assert refused(host.wire.host, "127.0.0.1", 8080, udp=udp)
     assert refused(host.wire.outside, HOST, 8080, udp=udp)
+
+
+def test_a_published_port_is_bound_for_as_long_as_it_is_published(host: Machine) -> None:
+    service = host.service("web", "web-1", "web-2", networks=("front",), publish=PORTS)
+    assert [taken(host, each) for each in PORTS] == [True] * len(PORTS)
+    host.driver.update(service, replace(WEB, publish=PORTS[:1]), ("publish",), ())
+    assert [taken(host, each) for each in PORTS] == [True, False, False, False]
+    wide = (replace(PORTS[0], address="0.0.0.0"),)  # what it takes in must be let go first
+    host.driver.update(service, replace(WEB, publish=wide), ("publish",), ())
+    assert taken(host, PORTS[0])
+    host.driver.stop(service)
+    assert not taken(host, PORTS[0]) and not host.holder.fds
+
+
+def test_a_port_that_nobody_holds_any_more_is_told_and_bound_again(host: Machine) -> None:
+    service = host.service("web", "web-1", "web-2", networks=("front",), publish=PORTS)
+    host.holder.let_go(list(host.holder.fds))
+    assert damage(host, service) == tuple(f"port {each.address}:8080/{each.protocol}" for each in PORTS)
+    host.driver.update(service, replace(WEB, publish=PORTS), (), ())
+    assert damage(host, service) == () and all(taken(host, each) for each in PORTS)
+
+
+@pytest.mark.parametrize("protocol", Protocol)
+def test_a_stranger_on_the_port_is_named_and_ours_is_none(host: Machine, protocol: Protocol) -> None:
+    port = Publish(host_port=8080, container_port=80, protocol=protocol)
+    stranger = binding(host, port)
+    if protocol is Protocol.TCP:
+        stranger.listen()
+    with pytest.raises(StepError) as caught:
+        host.service("web", "web-1", networks=("front",), publish=(port,))
+    comm = Path("/proc/self/comm").read_text().strip()
+    said = f"port 127.0.0.1:8080/{protocol} is already taken by {comm} (pid {os.getpid()})"
+    assert caught.value.message == said
+    stranger.close()
+    host.driver.start(host.made[-1])
+    wish = Stack(name="shop", resources={host.made[-1].ref: replace(WEB, publish=(port,))}, needs={})
+    assert not host.driver.check(wish)
+
+
+def taken(host: Machine, port: Publish) -> bool:
+    try:
+        binding(host, port).close()
+    except OSError:
+        return True
+    return False
+
+
+def binding(host: Machine, port: Publish) -> socket.socket:
+    """As servers bind, ready to take over what is in TIME_WAIT."""
+    with entered(host.wire.host):
+        tcp = port.protocol is Protocol.TCP
+        each = socket.socket(socket.AF_INET, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
+    each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(tcp))
+    try:
+        each.bind((port.address, port.host_port))
+    except OSError:
+        each.close()
+        raise
+    return each
+
+
+def damage(host: Machine, target: Incarnation) -> tuple[str, ...]:
+    return next(each.damage for each in host.driver.observe("shop") if each.id == target.id)

@@ -14,6 +14,7 @@ from orchestrator.errors import UsageError
 from orchestrator.model.desired import NetworkSpec, Protocol, Publish, ServiceSpec, Stack
 from orchestrator.model.ids import Kind, Ref
 from orchestrator.ports.layout import Layout
+from orchestrator.supervisor.client import Supervisor
 
 WEB = Ref(Kind.SERVICE, "web")
 FRONT, BACK = Ref(Kind.NETWORK, "front"), Ref(Kind.NETWORK, "back")
@@ -97,11 +98,12 @@ def test_what_is_no_subnet_is_said() -> None:
 def test_a_pool_that_is_no_subnet_and_a_missing_nft_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    layout = Layout.at(tmp_path)
     with pytest.raises(UsageError, match="address pool nonsense"):
-        NetworkDriver(Layout.at(tmp_path), pool="nonsense")
+        NetworkDriver(layout, holder=Supervisor(layout), pool="nonsense")
     monkeypatch.setenv("PATH", str(tmp_path))
     stack = Stack(name="shop", resources={FRONT: NetworkSpec()}, needs={})
-    [problem] = NetworkDriver(Layout.at(tmp_path)).check(stack)
+    [problem] = NetworkDriver(layout, holder=Supervisor(layout)).check(stack)
     assert (problem.ref, problem.message, problem.hint) == (
         FRONT,
         "the command nft is missing",

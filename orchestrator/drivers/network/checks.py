@@ -15,10 +15,12 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from orchestrator.drivers.network.ipam import Allocation, capacity
+from orchestrator.drivers.network.rules import Port
 from orchestrator.model.desired import NetworkSpec, Protocol, Publish, ServiceSpec
 from orchestrator.model.ids import Ref
 from orchestrator.ports.driver import Problem
 
+TABLES = ("tcp", "udp", "tcp6", "udp6")  # files of /proc/net
 _LISTEN, _UNCONNECTED = "0A", "07"  # tcp(7) states in /proc/net/tcp and /proc/net/udp
 
 
@@ -75,7 +77,8 @@ def ports(
     others: Iterable[tuple[str, ServiceSpec]],
     listeners: Sequence[Listener],
 ) -> Iterator[Problem]:
-    """Published ports that somebody has: a process of the host, another stack, another service of this one."""
+    """Published ports that somebody has: a process of the host, another stack, another service of this one. `listeners` are
+    those of others: ports that we hold ourselves are left out."""
     held = [(port, f"{name} of ours") for name, spec in others for port in spec.publish]
     owners: dict[str, str] = {}
     for ref, spec in services.items():
@@ -86,7 +89,7 @@ def ports(
         for port in spec.publish:
             text = f"{port.address}:{port.host_port}/{port.protocol}"
             taken = next((who for other, who in held if _meet(port, other)), None)
-            listener = next((each for each in listeners if _heard(port, each)), None)
+            listener = next((each for each in listeners if heard(port, each)), None)
             if taken is None and listener is not None:
                 taken = owners.setdefault(listener.inode, owner(listener.inode))
             if taken is not None:
@@ -108,7 +111,7 @@ def _meet(one: Publish, other: Publish) -> bool:
     )
 
 
-def _heard(port: Publish, listener: Listener) -> bool:
+def heard(port: Publish | Port, listener: Listener) -> bool:
     return (
         port.host_port == listener.port
         and port.protocol is listener.protocol

@@ -19,6 +19,7 @@ from orchestrator.drivers.network.groups import Groups
 from orchestrator.drivers.network.hub import HUB
 from orchestrator.drivers.network.ipam import DEFAULT_POOL, Allocation, Ipam, located, routed
 from orchestrator.drivers.network.namespace import entered, read_net, told
+from orchestrator.drivers.network.ports import Holder, Ports, text
 from orchestrator.drivers.network.rules import NetworkRules, Port, ServiceRules, Virtual
 from orchestrator.drivers.records import Record, Records
 from orchestrator.errors import StepError, UsageError
@@ -29,11 +30,10 @@ from orchestrator.model.observed import Observation, Phase
 from orchestrator.ports.driver import Attachment, Bound, Problem
 from orchestrator.ports.layout import Layout
 
-_PORT_TABLES = ("tcp", "udp", "tcp6", "udp6")
-
 
 class NetworkDriver:
-    """`pool`: where subnets are cut from (CIDR). `host_netns`: path of the namespace that plays the host."""
+    """`holder`: keeps published ports bound. `pool`: where subnets are cut from (CIDR). `host_netns`: path of the namespace
+    that plays the host."""
 
     kinds = frozenset({Kind.NETWORK, Kind.SERVICE})
 
@@ -41,6 +41,7 @@ class NetworkDriver:
         self,
         layout: Layout,
         *,
+        holder: Holder,
         pool: str | None = None,
         host_netns: str | None = None,
         resolv: Sequence[str] = files.RESOLV,
@@ -67,6 +68,7 @@ class NetworkDriver:
             lambda: files.name_servers(self._resolv)[0],
             self._in_effect,
         )
+        self._ports = Ports(host_netns, holder)
         self._drains = Drains(self._groups.register, self._effect, Tracking(host_netns))
 
     # the port of every driver
@@ -96,8 +98,10 @@ class NetworkDriver:
             found += checks.subnets(networks, own, self._ipam.others(stack.name), self._routes())
             if any(spec.publish for spec in services.values()):
                 with entered(self._host):
-                    heard = checks.listeners({name: read_net(name) for name in _PORT_TABLES})
-                    found += checks.ports(services, self._other_services(stack.name), heard)
+                    heard = checks.listeners({name: read_net(name) for name in checks.TABLES})
+                    held = self._ports.held()
+                    others = [each for each in heard if (each.protocol, each.address, each.port) not in held]
+                    found += checks.ports(services, self._other_services(stack.name), others)
         return found
 
     def observe(self, stack: str) -> Sequence[Observation]:
@@ -119,10 +123,15 @@ class NetworkDriver:
         elif isinstance(spec, NetworkSpec):
             self._effect.put(target.id, self._network_rules(target, spec))
         else:
-            self._effect.put(target.id, self._service_rules(target, spec))
+            rules = self._service_rules(target, spec)
+            self._hold(target, rules)
+            self._effect.put(target.id, rules)
 
     def stop(self, target: Incarnation, *, fault: str | None = None) -> None:
         if target.ref.owner is None:
+            found = self._effect.loaded().services.get(target.id)
+            if found is not None:
+                self._ports.let_go(found.ports)
             self._effect.put(target.id, None)
 
     def update(self, target: Incarnation, spec: Spec, fields: Sequence[str], bound: Sequence[Bound]) -> None:
@@ -141,6 +150,7 @@ class NetworkDriver:
             rules = self._service_rules(target, spec)
             now, before = reached([rules]), reached([loaded.services[target.id]])
             ending = self._drains.of(now) if "ready" in fields else ()
+            self._hold(target, rules)
             self._effect.put(target.id, rules, ending=ending)
             if before - now:
                 self._drains.move(before - now)
@@ -189,14 +199,18 @@ class NetworkDriver:
     # what is in effect
 
     def _damage(self, ids: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
-        """Of networks in effect; what all of them share is told at the first."""
-        loaded = self._effect.loaded().networks
-        found = [id for id in ids if id in loaded]
-        if not found:
-            return {}
-        lost = self._effect.lost([loaded[id] for id in found])
-        damage = dict(zip(found, lost, strict=True))
-        damage[found[0]] = (*self._effect.damage(), *damage[found[0]])
+        """Of networks and services in effect; what all of them share is told at the first network."""
+        loaded = self._effect.loaded()
+        damage: dict[str, tuple[str, ...]] = {}
+        networks = [id for id in ids if id in loaded.networks]
+        if networks:
+            lost = self._effect.lost([loaded.networks[id] for id in networks])
+            damage = dict(zip(networks, lost, strict=True))
+            damage[networks[0]] = (*self._effect.damage(), *damage[networks[0]])
+        services = {id: loaded.services[id].ports for id in ids if id in loaded.services}
+        missing = self._ports.missing(port for ports in services.values() for port in ports)
+        for id, ports in services.items() if missing else ():
+            damage[id] = tuple(f"port {text(each)}" for each in ports if each in missing)
         return damage
 
     def _observation(self, record: Record, effective: frozenset[str], damage: tuple[str, ...]) -> Observation:
@@ -236,6 +250,15 @@ class NetworkDriver:
                 )
             ]
         }
+
+    def _hold(self, target: Incarnation, rules: ServiceRules) -> None:
+        """Exactly the ports of these rules; first those go that were published until now, for one may take in another."""
+        before = self._effect.loaded().services.get(target.id)
+        with told(f"{target.ref}: cannot hold its ports"):
+            if before is not None:
+                places = {text(each) for each in rules.ports}
+                self._ports.let_go(each for each in before.ports if text(each) not in places)
+            self._ports.hold(rules.ports)
 
     # how specs become rules
 

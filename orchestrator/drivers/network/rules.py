@@ -66,12 +66,12 @@ def table(rules: Rules) -> Table:
     """The whole table as it shall be."""
     # By what must be unique: two incarnations of one service may be in effect side by side.
     virtuals = list({each.address: each for service in rules.services for each in service.virtuals}.values())
-    ports = list(
-        {_place(each): each for service in rules.services for each in service.ports if each.backends}.values()
-    )
+    published = {_place(each): each for service in rules.services for each in service.ports}.values()
+    ports = [each for each in published if each.backends]
+    closed = [each for each in published if not each.backends and each.protocol is Protocol.UDP]
     return Table(
         name=rules.table,
-        sets={**_networks(rules.networks), **_services(virtuals, ports)},
+        sets={**_networks(rules.networks), **_services(virtuals, ports, closed)},
         chains={
             **{
                 _virtual_chain(v): Chain((f"dnat to {_balance(v.backends)}",))
@@ -104,7 +104,10 @@ def _networks(networks: Sequence[NetworkRules]) -> Mapping[str, Set]:
     }
 
 
-def _services(virtuals: Sequence[Virtual], ports: Sequence[Port]) -> Mapping[str, Set]:
+def _services(
+    virtuals: Sequence[Virtual], ports: Sequence[Port], closed: Sequence[Port]
+) -> Mapping[str, Set]:
+    """`closed`: ports of UDP that nobody takes."""
     reached = {b for virtual in virtuals for b in virtual.backends} | {
         b for port in ports for b in port.backends
     }
@@ -120,6 +123,9 @@ def _services(virtuals: Sequence[Virtual], ports: Sequence[Port]) -> Mapping[str
         ),
         "local_ports": Set(place, _jumps(p for p in ports if _loopback(p))),
         "address_ports": Set(place, _jumps(p for p in ports if not _loopback(p) and p.address != _ANY)),
+        # The sockets that hold ports of UDP (`ports`) would swallow what no instance takes.
+        "closed_ports": _set("ipv4_addr . inet_service", [f"{p.address} . {p.host_port}" for p in closed]),
+        "closed_any_ports": _set("inet_service", [str(p.host_port) for p in closed if p.address == _ANY]),
         "any_ports": Set(
             "inet_proto . inet_service : verdict",
             {f"{p.protocol} . {p.host_port}": f"jump {_port_chain(p)}" for p in ports if p.address == _ANY},
@@ -168,10 +174,12 @@ def _filters(rules: Rules) -> Mapping[str, Chain]:
     to_host = (
         f"iifgroup {ours} ip saddr != @open_networks ct state new reject with icmp type admin-prohibited"
     )
+    nobody = "reject with icmp type port-unreachable"
+    closed = (f"ip daddr . udp dport @closed_ports {nobody}", f"udp dport @closed_any_ports {nobody}")
     from_host = ("ct status dnat accept", f"oifname {rules.hub} reject with icmp type port-unreachable")
     return {
         "guard_prerouting": Chain(guard, "filter hook prerouting priority -300"),
-        "filter_input": Chain((to_host,), "filter hook input priority 0"),
+        "filter_input": Chain((to_host, *closed), "filter hook input priority 0"),
         "filter_forward": Chain(
             (*_strangers(rules), *_forward(rules, ours)), "filter hook forward priority 0"
         ),
