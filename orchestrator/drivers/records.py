@@ -127,7 +127,7 @@ class Records:
 
     def read(self, target: Incarnation) -> Record | None:
         """The record of one incarnation; None where there is none."""
-        folder = self._path(target)
+        folder = self.path(target)
         return self._load(folder, target) if os.path.isdir(folder) else None
 
     def list(self, stack: str) -> tuple[Record, ...]:
@@ -178,12 +178,12 @@ class Records:
         """The folder of one incarnation; its driver may keep more there."""
         return self._layout.record(target)
 
-    def _path(self, target: Incarnation) -> str:
+    def path(self, target: Incarnation) -> str:
         """The same as text, which is ten times as fast."""
         return f"{self._stacks}/{target.stack}/{target.ref.kind}/{target.id}"
 
     def _store(self, record: Record) -> None:
-        folder = self._path(record.target)
+        folder = self.path(record.target)
         data = {
             "schema": codec.SCHEMA,
             "stack": record.target.stack,

@@ -51,6 +51,7 @@ class _Build:
     parted: dict[Ref, list[Key]] = field(
         default_factory=dict
     )  # need -> DELETE steps of its recorded dependents
+    nameless: list[Key] = field(default_factory=list)  # DELETE steps of what may be an incarnation of any ref
     up: dict[Ref, dict[Op, Key]] = field(default_factory=dict)
     under: dict[Ref, list[Key]] = field(
         default_factory=dict
@@ -135,6 +136,8 @@ class _Build:
         self.after[delete] = [] if first == delete else [first]
         self.after[first] += [(Op.DELETE, ref, id) for ref, id in dependents]
         self.gone.setdefault(each.ref, []).append(delete)
+        if each.ref.name == each.id:  # its record is gone, and with it the name
+            self.nameless.append(delete)
         self.first_down.setdefault(each.ref, []).append(first)
         for need in each.needs:
             self.parted.setdefault(need.ref, []).append(delete)
@@ -174,7 +177,7 @@ class _Build:
 
     def _create(self, ref: Ref, change: Change) -> None:
         id = change.id if change.verb is Verb.CREATE else None
-        after = list(self.gone.get(ref, ()))
+        after = [*self.gone.get(ref, ()), *self.nameless]
         for need in self._needs(ref):
             if need.structural or need.until is Until.CREATED:
                 after += self._step(need.ref, Op.CREATE)

@@ -7,6 +7,7 @@ whole or absent, and written before the process does anything: (pid, start ticks
 from __future__ import annotations
 
 import os
+import stat
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from orchestrator.supervisor.logs import Ring
 
 RECORD = "process.json"
 _STREAMS = ("stdout", "stderr")
+_OURS = os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(slots=True)
@@ -55,7 +57,8 @@ class Container:
         return {**facts, "exits": list(self.exits)}
 
     def save(self, boot: str) -> None:
-        """Write the record."""
+        """Write the record, also where its folder is gone."""
+        os.makedirs(self.folder, 0o700, exist_ok=True)
         names = "id journal logs oom_files cgroup cgroups new starts started pid ticks before stopping fault"
         record = {name: getattr(self, name) for name in names.split()}
         facts.write_json(f"{self.folder}/{RECORD}", {**record, "boot": boot})
@@ -80,10 +83,13 @@ class Container:
             os.mkdir(self.folder, 0o700)
         fds: list[int] = []
         try:
-            for name in _STREAMS:
-                with suppress(FileExistsError):
-                    os.mkfifo(f"{self.folder}/{name}", 0o600)
-                fds.append(self._open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+            for stream, name in enumerate(_STREAMS, 1):
+                fd = self._deleted(stream, name)
+                if fd < 0:
+                    with suppress(FileExistsError):
+                        os.mkfifo(f"{self.folder}/{name}", 0o600)
+                    fd = self._open(name, _OURS)
+                fds.append(fd)
         except BaseException:
             for fd in fds:
                 os.close(fd)
@@ -94,6 +100,17 @@ class Container:
     def child_ends(self) -> list[int]:
         """Blocking descriptors of the FIFOs for the container; the caller closes them."""
         return [self._open(name, os.O_RDWR | os.O_CLOEXEC) for name in _STREAMS]
+
+    def _deleted(self, stream: int, name: str) -> int:
+        """The FIFO that a running process has as its output while somebody has deleted its name; -1: there is none."""
+        if self.pid is None or os.path.lexists(f"{self.folder}/{name}"):
+            return -1
+        path = f"/proc/{self.pid}/fd/{stream}"
+        with suppress(OSError):
+            # What it put there since may be anything, and opening a device could do something: look first.
+            if stat.S_ISFIFO(os.stat(path).st_mode) and facts.start_ticks(self.pid) == self.ticks:
+                return os.open(path, _OURS)
+        return -1
 
     def _open(self, name: str, flags: int) -> int:
         return os.open(f"{self.folder}/{name}", flags | os.O_NOFOLLOW)

@@ -7,13 +7,16 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orchestrator.drivers.embedded.cgroups import Cgroups
+from orchestrator.drivers.embedded.cgroups import Cgroups, Names
 from orchestrator.drivers.embedded.devices import disk_number
+from orchestrator.drivers.embedded.enforced import Enforced
 from orchestrator.drivers.embedded.hierarchies import Hierarchies
 from orchestrator.drivers.embedded.preflight import missing
+from orchestrator.drivers.embedded.readings import Readings
 from orchestrator.errors import StepError
 from orchestrator.model.desired import IoLimit, Limits
 from orchestrator.ports.layout import Layout
@@ -37,6 +40,10 @@ def process() -> Iterator[int]:
         child.kill()
 
 
+def read(cgroups: Cgroups, names: Names, limits: Limits) -> dict[str, Any]:
+    return Enforced(cgroups, Readings()).read(names, limits)
+
+
 def join(cgroups: Cgroups, pid: int) -> None:
     for folder in (cgroups.folder(CONTAINER), *cgroups.joins(CONTAINER)):
         Path(folder, "cgroup.procs").write_text(str(pid))
@@ -52,7 +59,7 @@ def test_limits_are_read_back_as_they_were_wished(cgroups: Cgroups) -> None:
     needs(cgroups, "cpu", "memory", "pids", "cpuset")
     limits = Limits(cpus=0.3333333, cpu_weight=250, cpuset="0", memory=64 * MIB + 1, swap=16 * MIB, pids=77)
     cgroups.make(CONTAINER, limits)
-    assert cgroups.read(CONTAINER, limits) == {
+    assert read(cgroups, CONTAINER, limits) == {
         "limits.cpus": 0.3333333,
         "limits.cpu_weight": 250,
         "limits.cpuset": "0",
@@ -69,7 +76,7 @@ def test_what_somebody_else_wrote_is_read_as_it_is(cgroups: Cgroups) -> None:
     Path(cgroups.folder(CONTAINER, "pids"), "pids.max").write_text("78")
     file = "memory.max" if cgroups.versions["memory"] == 2 else "memory.limit_in_bytes"
     Path(cgroups.folder(CONTAINER, "memory"), file).write_text(str(32 * MIB))
-    assert cgroups.read(CONTAINER, limits) == {"limits.pids": 78, "limits.memory": 32 * MIB}
+    assert read(cgroups, CONTAINER, limits) == {"limits.pids": 78, "limits.memory": 32 * MIB}
 
 
 def test_memory_and_swap_are_raised_lowered_and_taken_away(cgroups: Cgroups) -> None:
@@ -85,9 +92,9 @@ def test_memory_and_swap_are_raised_lowered_and_taken_away(cgroups: Cgroups) -> 
         wished = {"limits.memory": limits.memory} | (
             {} if limits.swap is None else {"limits.swap": limits.swap}
         )
-        assert cgroups.read(CONTAINER, limits) == wished
+        assert read(cgroups, CONTAINER, limits) == wished
     cgroups.apply(CONTAINER, Limits())
-    assert cgroups.read(CONTAINER, Limits(memory=1, swap=1)) == {"limits.memory": None, "limits.swap": None}
+    assert read(cgroups, CONTAINER, Limits(memory=1, swap=1)) == {"limits.memory": None, "limits.swap": None}
 
 
 def test_a_container_has_a_limit_of_processes_without_asking(cgroups: Cgroups) -> None:
@@ -115,7 +122,7 @@ def test_a_new_budget_of_the_stack_reaches_what_runs_already(cgroups: Cgroups, p
         if line.split(":")[1] == ("memory" if cgroups.versions["memory"] == 1 else "")
     )
     assert f"{cgroups.folder(STACK, 'memory').rsplit('/', 2)[1]}/shop" in path
-    assert cgroups.read(STACK, Limits(memory=512 * MIB)) == {"limits.memory": 512 * MIB}
+    assert read(cgroups, STACK, Limits(memory=512 * MIB)) == {"limits.memory": 512 * MIB}
 
 
 def test_joins_only_folders_that_exist(cgroups: Cgroups) -> None:
@@ -147,9 +154,9 @@ def test_io_limit_is_written_for_the_disk_that_holds_our_state(cgroups: Cgroups)
     limits = Limits(io=(IoLimit(read_bps=50 * MIB, write_iops=100),))
     layout_disk = disk_number(None, os.fspath(cgroups._layout.state))
     cgroups.make(CONTAINER, limits)
-    assert cgroups.read(CONTAINER, limits) == {"limits.io": [{"read_bps": 50 * MIB, "write_iops": 100}]}
+    assert read(cgroups, CONTAINER, limits) == {"limits.io": [{"read_bps": 50 * MIB, "write_iops": 100}]}
     cgroups.apply(CONTAINER, Limits())
-    assert cgroups.read(CONTAINER, limits) == {"limits.io": []}
+    assert read(cgroups, CONTAINER, limits) == {"limits.io": []}
     assert device.count(":") == layout_disk.count(":") == 1
 
 
@@ -163,7 +170,7 @@ def test_make_is_idempotent_and_drops_what_is_not_asked_for_any_more(cgroups: Cg
     needs(cgroups, "cpu")
     cgroups.make(CONTAINER, Limits(cpus=0.5, pids=9))
     cgroups.make(CONTAINER, Limits(pids=9))
-    assert cgroups.read(CONTAINER, Limits(cpus=0.5, pids=9)) == {"limits.cpus": None, "limits.pids": 9}
+    assert read(cgroups, CONTAINER, Limits(cpus=0.5, pids=9)) == {"limits.cpus": None, "limits.pids": 9}
 
 
 def test_missing_controllers_are_named() -> None:

@@ -1,8 +1,8 @@
 """The cgroup folders of stacks, groups and containers, on v2, v1 and hybrid hosts, and the limits in them.
 
-In: names (stack), (stack, group id) or (stack, group id, container id), and limits. Out: folders, written limits, values
-read back. Each level has a v2 folder, whatever controllers v2 has: it gives cgroup.kill and cgroup.events. On v1 a folder
-is made only where a limit is set at that level or below. Must not touch a cgroup outside the instance's own folder.
+In: names (stack), (stack, group id) or (stack, group id, container id), and limits. Out: folders, written limits. Each
+level has a v2 folder, whatever controllers v2 has: it gives cgroup.kill and cgroup.events. On v1 a folder is made only
+where a limit is set at that level or below. Must not touch a cgroup outside the instance's own folder.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import time
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Any
 
 from orchestrator.drivers.embedded import files
 from orchestrator.drivers.embedded import limits as values
 from orchestrator.drivers.embedded.devices import disk_number
 from orchestrator.drivers.embedded.hierarchies import CONTROLLERS, Hierarchies, systemd_runs
 from orchestrator.errors import HostError, StepError
-from orchestrator.model import codec
 from orchestrator.model.desired import IoLimit, Limits
 from orchestrator.ports.layout import Layout
 
@@ -92,6 +91,25 @@ class Cgroups:
         except (OSError, HostError):
             return ()
         return tuple((stack, each, id) for each in groups if self.exists((stack, each, id)))
+
+    def emptied(self, names: Names, timeout: float) -> bool:
+        """Wait until no process is in it or below; False after `timeout` seconds."""
+        try:
+            fd = os.open(f"{self.folder(names)}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return True
+        poll, end = select.poll(), time.monotonic() + timeout
+        poll.register(fd, select.POLLPRI)
+        try:
+            while b"populated 1" in os.pread(fd, 4096, 0):
+                if time.monotonic() > end:
+                    return False
+                poll.poll(100)
+            return True
+        except OSError:
+            return True
+        finally:
+            os.close(fd)
 
     def populated(self, names: Names) -> bool:
         """Whether any process is in it or below."""
@@ -187,7 +205,7 @@ class Cgroups:
         folder = self.folder(names, "io")
         if version is None or not os.path.isdir(folder):
             return
-        asked = {self._device(each.device): each for each in limits.io}
+        asked = {self.device(each.device): each for each in limits.io}
         for device in self._limited(folder, version) - set(asked) if reset else ():
             asked[device] = IoLimit()
         for device, limit in asked.items():
@@ -205,7 +223,8 @@ class Cgroups:
                 found |= {line.split()[0] for line in files.read(f"{folder}/{file}").decode().splitlines()}
         return found
 
-    def _device(self, device: str | None) -> str:
+    def device(self, device: str | None) -> str:
+        """major:minor of an io limit's device."""
         try:
             return disk_number(device, os.fspath(self._layout.state))
         except ValueError as error:
@@ -266,43 +285,6 @@ class Cgroups:
         for name in sorted(os.listdir(folder)):
             if os.path.isdir(f"{folder}/{name}"):
                 yield from self._leaves((*names, name))
-
-    # reading
-
-    def read(self, names: Names, limits: Limits) -> dict[str, Any]:
-        """`limits.<field>` -> the kernel's value, encoded, of the fields that are set; empty where there is no folder."""
-        found: dict[str, Any] = {}
-        for name, controller in values.CONTROLLER_OF.items():
-            wanted = getattr(limits, name)
-            version = self.versions[controller]
-            if wanted in (None, ()) or version is None:
-                continue
-            with contextlib.suppress(OSError, ValueError):
-                if name == "io":
-                    found["limits.io"] = self._read_io(names, limits, version)
-                elif file := values.file_of(name, version):
-                    text = files.read(f"{self.folder(names, controller)}/{file}").decode()
-                    found[f"limits.{name}"] = values.value_read(name, text, limits, version)
-        return found
-
-    def _read_io(self, names: Names, limits: Limits, version: int) -> Any:
-        """As wished where the kernel holds every number of it; otherwise only the entries it holds."""
-        folder = self.folder(names, "io")
-        held = []
-        for limit in limits.io:
-            device = self._device(limit.device)
-            if version == 2:
-                lines = files.read(f"{folder}/io.max").decode().splitlines()
-                kept = values.io_line(limit, device) in lines
-            else:
-                kept = all(
-                    line in files.read(f"{folder}/{file}").decode().splitlines()
-                    for file, line in values.io_v1(limit, device)
-                    if not line.endswith(" 0")
-                )
-            if kept:
-                held.append(codec.encode(limit))
-        return held
 
     # ending
 

@@ -6,7 +6,7 @@ folder, so it is kept by a restart and goes with the incarnation. Must not decid
 
 from __future__ import annotations
 
-# ruff: noqa: PTH101, PTH102, PTH112, PTH116
+# ruff: noqa: PTH101, PTH102, PTH116
 import contextlib
 import errno
 import os
@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.drivers.embedded.cgroups import Cgroups, Names
+from orchestrator.drivers.embedded.condition import UNKNOWN, Condition, layered
 from orchestrator.drivers.embedded.contents import Contents, Placed
-from orchestrator.drivers.embedded.groups import recorded_limits
+from orchestrator.drivers.embedded.enforced import Enforced
 from orchestrator.drivers.embedded.program import Place, container_program, exec_program
 from orchestrator.drivers.records import Record, Records, private_folders
 from orchestrator.drivers.trees import remove_tree
@@ -64,6 +65,8 @@ class Containers:
         supervisor: Supervisor,
         cgroups: Cgroups,
         *,
+        enforced: Enforced,
+        condition: Condition,
         roots: Roots,
         volumes: Volumes,
         network: GroupNetwork,
@@ -72,6 +75,8 @@ class Containers:
         self._records = records
         self._supervisor = supervisor
         self._cgroups = cgroups
+        self._enforced = enforced
+        self._condition = condition
         self._roots = roots
         self._volumes = volumes
         self._network = network
@@ -81,12 +86,13 @@ class Containers:
         """The writable layer, beside the record that was written before."""
         folder = os.fspath(self._records.folder(target))
         try:
-            if os.path.isdir(f"{folder}/work"):
+            if layered(folder):
                 return
             with contextlib.suppress(FileExistsError):
                 os.mkdir(f"{folder}/upper")
             os.chmod(f"{folder}/upper", 0o755)  # it becomes the mode of / inside, whatever our umask is
-            os.mkdir(f"{folder}/work")  # last: it says that both are there
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(f"{folder}/work")  # last: without it a mode that was not set yet is set again
         except OSError as error:
             raise StepError.of(f"{target.ref}: cannot make its writable layer", error) from error
 
@@ -108,7 +114,7 @@ class Containers:
         place = self._place(record, spec, root, names, placed.paths)
         program = container_program(spec, group_spec, place)
         try:
-            self._supervisor.launch(
+            launched = self._supervisor.launch(
                 target.id,
                 program,
                 logs=self._logs(target, spec),
@@ -117,6 +123,8 @@ class Containers:
             )
         except LaunchError as error:
             raise explained(error, target) from error
+        if launched.pid is not None:
+            self._condition.mounts.record(names, launched.pid)
         if placed.extra:
             self._records.rewrite(target, extra=self._contents.marked(placed))
         if spec.health is None:  # else it is reached again once it is healthy
@@ -125,6 +133,8 @@ class Containers:
     def stop(self, record: Record, fault: str | None) -> None:
         target, names = record.target, self._names(record)
         spec = codec.decode(ContainerSpec, record.spec)
+        self._condition.mounts.forget(names)
+        self._condition.recall(target, names)
         if not self._running(target, names):
             return
         group = _needed(record, Kind.GROUP)
@@ -137,26 +147,34 @@ class Containers:
             self._network.forget(group)
 
     def delete(self, target: Incarnation, record: Record | None) -> None:
-        names = self._names(record) if record and record.readable else None
-        for each in [names] if names else self._cgroups.find(target.stack, target.id):
+        found = self._cgroups.find(target.stack, target.id)
+        if record and record.readable:
+            found = (self._names(record),)
+        for each in found:
+            self._condition.mounts.forget(each)
+            self._condition.recall(target, each)
             if self._running(target, each):
                 self._supervisor.signal(target.id, signal_number("KILL"), stopping=True)
                 self._kill(target, each)
             self._cgroups.remove(each)
         if self._supervisor.alive():
+            if not found and self._supervisor.signal(target.id, signal_number("KILL"), stopping=True):
+                self._supervisor.wait(target.id, KILL_TIMEOUT)
             self._supervisor.forget(target.id)
         self._contents.remove(target.id)
         remove_tree(self._layout.container_run(target.id))
 
     def update(self, record: Record, spec: ContainerSpec, fields: Sequence[str]) -> Mapping[str, Any]:
-        """`fields`: dotted names of what changes; health, restart and stop are only recorded. Out: `extra` to record."""
+        """`fields`: dotted names of what changes; health, restart and stop are only recorded. What is damaged is mended.
+        Out: `extra` to record."""
         target, names = record.target, self._names(record)
         tops = {each.partition(".")[0] for each in fields}
+        self._condition.recall(target, names)
         if "limits" in tops:
             self._cgroups.apply(names, spec.limits)
         if not self._running(target, names):
             return {}
-        if "logs" in tops:
+        if "logs" in tops or not self._condition.recorded(target):
             self._supervisor.set_logs(target.id, self._logs(target, spec))
         contents = {name for top, _, name in (each.partition(".") for each in fields) if top == "contents"}
         if not contents:
@@ -213,12 +231,14 @@ class Containers:
             return record.observation(
                 phase, exits=state.exits, restarts=max(0, state.starts - 1), started=state.started
             )
+        names = self._names(record)
+        limits = self._enforced.observed(names, (record.spec or {}).get("limits"))
+        contents = self._contents.drift(record)
         return record.observation(
             Phase.RUNNING,
-            actual={
-                **self._cgroups.read(self._names(record), recorded_limits(record)),
-                **self._contents.drift(record),
-            },
+            actual={**limits, **contents} if contents else limits,
+            damage=tuple(self._condition.damage(record.target, names, state.pid)),
+            broken=tuple(self._condition.broken(record.target, names, state.pid)),
             exits=state.exits,
             restarts=max(0, state.starts - 1),
             pid=state.pid,
@@ -232,7 +252,11 @@ class Containers:
         names = self._names(record)
         if self._cgroups.populated(names):
             return record.observation(
-                Phase.RUNNING, pid=_first(self._cgroups.processes(names)), exits=exits, addresses=addresses
+                Phase.RUNNING,
+                pid=_first(self._cgroups.processes(names)),
+                exits=exits,
+                addresses=addresses,
+                broken=(UNKNOWN,),
             )
         return record.observation(Phase.EXITED if exits else Phase.CREATED, exits=exits)
 
@@ -308,7 +332,8 @@ class Containers:
 
     def _kill(self, target: Incarnation, names: Names) -> None:
         self._cgroups.kill(names)
-        if not self._supervisor.wait(target.id, KILL_TIMEOUT):
+        ended = self._supervisor.wait(target.id, KILL_TIMEOUT)  # at once, if it knows no such process
+        if not ended or not self._cgroups.emptied(names, KILL_TIMEOUT):
             raise StepError(
                 f"{target.ref}: still there {KILL_TIMEOUT:.0f} s after SIGKILL", call="cgroup.kill"
             )

@@ -7,21 +7,25 @@ there has died (then the supervisor is wanted back: only it knows the exits).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.drivers.embedded import usage
+from orchestrator.drivers.embedded import strangers, usage
 from orchestrator.drivers.embedded.cgroups import Cgroups
+from orchestrator.drivers.embedded.condition import Condition
 from orchestrator.drivers.embedded.containers import Containers
+from orchestrator.drivers.embedded.enforced import Enforced
 from orchestrator.drivers.embedded.groups import Groups, Stacks, recorded_limits
 from orchestrator.drivers.embedded.hierarchies import Hierarchies
 from orchestrator.drivers.embedded.limits import effective
 from orchestrator.drivers.embedded.preflight import problems
+from orchestrator.drivers.embedded.readings import Readings
 from orchestrator.drivers.records import Record, Records
 from orchestrator.errors import StepError
 from orchestrator.model import codec
 from orchestrator.model.desired import ContainerSpec, GroupSpec, Limits, Spec, Stack, StackSpec
-from orchestrator.model.ids import Incarnation, Kind
+from orchestrator.model.ids import Incarnation, Kind, Ref
 from orchestrator.model.observed import EDITED, Observation, Phase
 from orchestrator.ports.driver import (
     Attached,
@@ -35,7 +39,7 @@ from orchestrator.ports.driver import (
 )
 from orchestrator.ports.layout import Layout
 from orchestrator.supervisor import facts
-from orchestrator.supervisor.client import Supervisor
+from orchestrator.supervisor.client import ProcessState, Supervisor
 
 
 class EmbeddedDriver:
@@ -58,14 +62,25 @@ class EmbeddedDriver:
         self._host = hierarchies or Hierarchies.detect()
         self._records = Records(layout, self.kinds)
         self._cgroups = Cgroups(layout, self._host)
-        self._stacks = Stacks(layout, self._records, supervisor, self._cgroups)
-        self._groups = Groups(layout, self._records, supervisor, self._cgroups, network)
+        self._readings = Readings()
+        self._enforced = Enforced(self._cgroups, self._readings)
+        self._condition = Condition(layout, self._records, supervisor, self._cgroups, self._readings)
+        self._stacks = Stacks(layout, self._records, supervisor, self._cgroups, self._enforced)
+        self._groups = Groups(layout, self._records, supervisor, self._cgroups, self._enforced, network)
         self._containers = Containers(
-            layout, self._records, supervisor, self._cgroups, roots=roots, volumes=volumes, network=network
+            layout,
+            self._records,
+            supervisor,
+            self._cgroups,
+            enforced=self._enforced,
+            condition=self._condition,
+            roots=roots,
+            volumes=volumes,
+            network=network,
         )
 
     def stacks(self) -> frozenset[str]:
-        return self._records.stacks()
+        return self._records.stacks() | strangers.stacks(self._cgroups)
 
     def check(self, stack: Stack) -> Sequence[Problem]:
         return tuple(problems(stack, self._layout, self._host))
@@ -74,8 +89,12 @@ class EmbeddedDriver:
         records = self._records.list(stack)
         containers = [each for each in records if each.target.ref.kind is Kind.CONTAINER]
         states = self._supervisor.states([each.target.id for each in containers]) if containers else {}
+        groups = {each.target.id: next(iter(each.bound(Kind.GROUP)), None) for each in containers}
+        running = Counter(
+            group.id for id, group in groups.items() if group and id in states and states[id].pid is not None
+        )
         addresses, damage = self._addresses(records), self._damage(records)
-        found = []
+        found = self._orphans(stack, records, running)
         for each in records:
             if not each.readable:
                 found.append(each.observation(Phase.INCOMPLETE))
@@ -83,11 +102,15 @@ class EmbeddedDriver:
                 found.append(self._stacks.observation(each))
             elif each.target.ref.kind is Kind.GROUP:
                 id = each.target.id
-                found.append(self._groups.observation(each, addresses[id], damage.get(id, ())))
+                seen = self._groups.observation(
+                    each, addresses[id], damage.get(id, ()), populated=running[id] > 0
+                )
+                found.append(seen)
             else:
-                group = next(iter(each.bound(Kind.GROUP)), None)
+                group = groups[each.target.id]
                 shared = addresses.get(group.id, {}) if group else {}
                 found.append(self._containers.observation(each, states.get(each.target.id), shared))
+        self._forget(stack, records, states)
         return tuple(found)
 
     def create(self, target: Incarnation, spec: Spec, bound: Sequence[Bound]) -> None:
@@ -135,7 +158,7 @@ class EmbeddedDriver:
         record = self._record(target)
         names = self._names(record)
         asked = effective(recorded_limits(record), container=len(names) == 3)
-        found = {key.removeprefix("limits."): each for key, each in self._cgroups.read(names, asked).items()}
+        found = {key.removeprefix("limits."): each for key, each in self._enforced.read(names, asked).items()}
         limits: Limits = codec.decode(Limits, found)
         return limits
 
@@ -145,7 +168,8 @@ class EmbeddedDriver:
         if isinstance(spec, StackSpec):
             self._stacks.update(target, spec)
         elif isinstance(spec, GroupSpec):
-            self._groups.update(target, spec, frozenset(each.split(".")[0] for each in fields))
+            tops = frozenset(each.split(".")[0] for each in fields)
+            self._groups.update(target, spec, tops, lambda: self._member(target))
         elif isinstance(spec, ContainerSpec):
             extra = self._containers.update(record, spec, fields)
             extra = {**extra, **({EDITED: facts.boottime()} if EDITED in fields else {})}
@@ -178,6 +202,37 @@ class EmbeddedDriver:
     def _damage(self, records: Sequence[Record]) -> Mapping[str, tuple[str, ...]]:
         groups = [each.target for each in records if each.target.ref.kind is Kind.GROUP and each.readable]
         return self._groups.damage(groups) if groups else {}
+
+    def _orphans(self, stack: str, records: Sequence[Record], running: Counter[str]) -> list[Observation]:
+        """Cgroups of ours that no record speaks of: only good for deletion. A record is there before its cgroup and goes
+        after it, so one that is missing before and after the look at the cgroup is none that is on its way."""
+        known = {each.target.id for each in records}
+        groups = {each.target.id for each in records if each.target.ref.kind is Kind.GROUP}
+        inside = {id: running[id] for id in groups}
+        found = []
+        for kind, id in strangers.strangers(self._cgroups, stack, known, inside):
+            target = Incarnation(stack, Ref(kind, id), id)
+            if self._records.read(target) is None:
+                found.append(Observation(ref=target.ref, id=id, phase=Phase.INCOMPLETE, applied={}))
+        return found
+
+    def _forget(self, stack: str, records: Sequence[Record], states: Mapping[str, ProcessState]) -> None:
+        """Let go of what was kept of incarnations that are gone, or do not run."""
+        names = {self._names(each) for each in records if each.readable}
+        running = {each for each in names if each[-1] in states and states[each[-1]].pid is not None}
+        self._enforced.keep(stack, names)
+        self._condition.keep(stack, names, running)
+        self._readings.keep(names, lambda owner: isinstance(owner, tuple) and owner[0] == stack)
+
+    def _member(self, group: Incarnation) -> int | None:
+        """A process that runs in the group."""
+        ids = [
+            each.target.id
+            for each in self._records.list(group.stack)
+            if each.target.ref.kind is Kind.CONTAINER and group in each.bound(Kind.GROUP)
+        ]
+        states = self._supervisor.states(ids).values()
+        return min((each.pid for each in states if each.pid is not None), default=None)
 
     def _addresses(self, records: Sequence[Record]) -> Mapping[str, Mapping[str, str]]:
         groups = [each.target for each in records if each.target.ref.kind is Kind.GROUP and each.readable]

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.drivers.embedded.cgroups import Cgroups
+from orchestrator.drivers.embedded.enforced import Enforced
 from orchestrator.drivers.embedded.program import SHARED, group_program
 from orchestrator.drivers.records import Record, Records, private_folders
 from orchestrator.drivers.trees import remove_tree
@@ -31,11 +32,19 @@ from orchestrator.supervisor.kernel import mounts
 class Stacks:
     """Kind stack: the budget cgroup above all groups, and the folder of logs."""
 
-    def __init__(self, layout: Layout, records: Records, supervisor: Supervisor, cgroups: Cgroups) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        records: Records,
+        supervisor: Supervisor,
+        cgroups: Cgroups,
+        enforced: Enforced,
+    ) -> None:
         self._layout = layout
         self._records = records
         self._supervisor = supervisor
         self._cgroups = cgroups
+        self._enforced = enforced
 
     def start(self, record: Record) -> None:
         # First, because on systemd hosts our part of the tree is the supervisor's unit.
@@ -54,9 +63,9 @@ class Stacks:
 
     def observation(self, record: Record) -> Observation:
         names = (record.target.stack,)
-        if not self._cgroups.exists(names):
+        if not self._enforced.exists(names):
             return record.observation(Phase.CREATED)
-        actual = self._cgroups.read(names, recorded_limits(record))
+        actual = self._enforced.observed(names, (record.spec or {}).get("limits"))
         return record.observation(Phase.RUNNING, actual=actual)
 
 
@@ -69,12 +78,14 @@ class Groups:
         records: Records,
         supervisor: Supervisor,
         cgroups: Cgroups,
+        enforced: Enforced,
         network: GroupNetwork,
     ) -> None:
         self._layout = layout
         self._records = records
         self._supervisor = supervisor
         self._cgroups = cgroups
+        self._enforced = enforced
         self._network = network
         self._nsfs = os.stat("/proc/self/ns/net").st_dev
 
@@ -91,10 +102,18 @@ class Groups:
         self._network.detach(target)
         self._unpin(os.fspath(self._layout.group_run(target.id)))
 
-    def update(self, target: Incarnation, spec: GroupSpec, fields: frozenset[str]) -> None:
-        """`fields`: the top names of what changes."""
-        if "limits" in fields:
-            self._cgroups.apply(names_of(target), spec.limits)
+    def update(
+        self, target: Incarnation, spec: GroupSpec, fields: frozenset[str], member: Callable[[], int | None]
+    ) -> None:
+        """`fields`: the top names of what changes. `member`: a process that runs in the group, by which its namespaces are
+        pinned again if they are not."""
+        names = names_of(target)
+        if self._network.attached(target) and not self._cgroups.exists(names):
+            self._cgroups.make(names, spec.limits)
+        elif "limits" in fields:
+            self._cgroups.apply(names, spec.limits)
+        if not self._pinned(target.id):
+            self._repin(target, member)
         if self._pinned(target.id):
             self._network.mend(self._attachment(target, spec))
             if fields & {"networks", "dns"}:
@@ -110,13 +129,20 @@ class Groups:
         return self._network.damage(targets)
 
     def observation(
-        self, record: Record, addresses: Mapping[str, str], damage: tuple[str, ...]
+        self, record: Record, addresses: Mapping[str, str], damage: tuple[str, ...], *, populated: bool
     ) -> Observation:
-        names = names_of(record.target)
-        if not (self._pinned(record.target.id) and self._network.attached(record.target)):
+        """`damage`: of its network. `populated`: whether a container runs in it: then its namespaces live, even without
+        their pins."""
+        names, pinned = names_of(record.target), self._pinned(record.target.id)
+        if not (pinned or populated) or not self._network.attached(record.target):
             return record.observation(Phase.CREATED)
-        limits = self._cgroups.read(names, recorded_limits(record))
+        limits = self._enforced.observed(names, (record.spec or {}).get("limits"))
         actual = {**limits, "networks": list(addresses)}
+        damage = (
+            *damage,
+            *(() if pinned else ("namespaces",)),
+            *(() if self._enforced.exists(names) else ("cgroup",)),
+        )
         return record.observation(Phase.RUNNING, actual=actual, addresses=addresses, damage=damage)
 
     def addresses(self, target: Incarnation) -> Mapping[str, str]:
@@ -149,6 +175,22 @@ class Groups:
         except OSError as error:
             raise StepError.of("cannot make the group's folder", error) from error
         inline.run(group_program(spec, folder))
+
+    def _repin(self, target: Incarnation, member: Callable[[], int | None]) -> None:
+        """Pin the namespaces of the process again; it must be the same one afterwards, or they may be another's."""
+        folder, pid = os.fspath(self._layout.group_run(target.id)), member()
+        if pid is None:
+            return  # nothing runs in it any more: the next start makes new ones
+        self._unpin(folder)
+        private_folders(self._layout.run, folder)
+        for kind in SHARED:
+            os.close(os.open(f"{folder}/{kind}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            mounts.mount(f"/proc/{pid}/ns/{kind}", f"{folder}/{kind}", "", mounts.MS_BIND)
+        if member() != pid:
+            self._unpin(folder)
+            raise StepError(
+                f"{target.ref}: what ran in it has just ended", hint="the next pass starts it again"
+            )
 
     def _unpin(self, folder: str) -> None:
         for kind in SHARED:

@@ -104,8 +104,12 @@ def settings(limits: Limits, versions: Mapping[str, int | None], *, reset: bool)
             yield Setting(name, controller, file, text)
 
 
-def file_of(name: str, version: int) -> str | None:
-    return _FILES[version].get(name)
+def files_of(name: str, version: int) -> tuple[str, ...]:
+    """The files that hold a field; none where this version has no such limit."""
+    if name == "io":
+        return ("io.max",) if version == 2 else tuple(file for file, _ in io_v1(None, ""))
+    file = _FILES[version].get(name)
+    return (file,) if file else ()
 
 
 def value_text(name: str, limits: Limits, version: int) -> str | None:
@@ -136,13 +140,13 @@ def value_read(name: str, text: str, wanted: Limits, version: int) -> object:
     expected = value_text(name, wanted, version)
     if expected is not None and (text == expected or (name == "cpuset" and cpus(text) == cpus(expected))):
         return getattr(wanted, name)
+    if text == _NONE[version][name].strip():
+        return None
     if name == "cpus":
         quota, _, period = text.partition(" ")
         return None if quota in ("max", "-1") else int(quota) / int(period or PERIOD)
-    if name == "cpuset":
+    if name == "cpuset" or not text:
         return text or None
-    if text == "max" or not text:
-        return None
     value = int(text)
     if name == "cpu_weight" and version == 1:
         return round(value * 100 / 1024)
