@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 SUBNETS = {"bench": "10.213.0.0/20", "warm": "10.213.16.0/28"}
 """By stack; room for the largest."""
 
+
+PATIENCE = 30.0
 
 MARK = 1_000_000
 """The first container sleeps for so many seconds, the next for one more: its process is known by that."""
@@ -121,10 +123,21 @@ class Product:
             for stack in json.loads(self.cli("ls", "--output", "json")[1])["stacks"]:
                 self.delete(stack["name"])
         finally:
-            self._agent.stop()
             Supervisor(Layout.at(self.root)).stop()
-            subprocess.run(["umount", self.root / "run"], check=True)
+            # An ending process has let go of its lock before its other files.
+            until("the run folder is in nobody's use", self._unmounted)
             shutil.rmtree(self.root, ignore_errors=True)
+
+    def _unmounted(self) -> bool:
+        return subprocess.run(["umount", self.root / "run"], check=False, capture_output=True).returncode == 0
+
+
+def until(what: str, holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not within {PATIENCE:.0f} s: {what}")
+        time.sleep(0.001)
 
 
 @contextmanager

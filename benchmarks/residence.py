@@ -10,17 +10,16 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import records, restarts
 from benchmarks.measures import Say, check_running
-from benchmarks.product import MARK, Product, instance
+from benchmarks.product import MARK, Product, instance, until
 
 SETTLE = 12.0  # seconds after which nothing of a bring-up is left to do, and nobody's restart is held back any more
-PATIENCE = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,11 +150,3 @@ def _watched(product: Product, path: str) -> Iterator[Iterator[float]]:
         process.send_signal(signal.SIGINT)
         process.wait(10)
         process.stdout.close()
-
-
-def until(what: str, holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"not within {PATIENCE:.0f} s: {what}")
-        time.sleep(0.001)
