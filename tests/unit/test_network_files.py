@@ -13,7 +13,7 @@ from orchestrator.drivers.network import files
 def test_hosts_names_every_member_of_every_network_once() -> None:
     front = {"web": "10.87.0.2", "web-1": "10.87.0.3"}
     back = {"web-1": "10.87.1.2", "db-1": "10.87.1.3"}
-    assert files.hosts("web-1", "10.87.0.3", [front, back]) == (
+    assert files.Everybody([front, back]).hosts("web-1", "10.87.0.3") == (
         "127.0.0.1 localhost\n10.87.0.3 web-1\n10.87.0.2 web\n10.87.1.2 web-1\n10.87.1.3 db-1\n"
     )
 
@@ -21,7 +21,7 @@ def test_hosts_names_every_member_of_every_network_once() -> None:
 def test_names_of_other_stacks_are_whole_and_bare_where_that_is_free() -> None:
     edge = {"web": "10.87.0.2", "web.infra": "10.87.0.3", "db.infra": "10.87.0.4", "db.other": "10.87.0.5"}
     back = {"db-1": "10.87.1.2", "db-1.other": "10.87.1.3", "db.infra": "10.87.1.4"}
-    text = files.hosts("own", "10.87.0.2", [edge, back])
+    text = files.Everybody([edge, back]).hosts("own", "10.87.0.2")
     assert text.splitlines()[2:] == [
         "10.87.0.2 web",
         "10.87.0.3 web.infra",
@@ -34,8 +34,18 @@ def test_names_of_other_stacks_are_whole_and_bare_where_that_is_free() -> None:
 
 
 def test_a_hostname_of_its_own_comes_beside_the_instances_name() -> None:
-    text = files.hosts("shop.example", "10.87.0.3", [{"web-1": "10.87.0.3"}])
+    text = files.Everybody([{"web-1": "10.87.0.3"}]).hosts("shop.example", "10.87.0.3")
     assert text == "127.0.0.1 localhost\n10.87.0.3 shop.example\n10.87.0.3 web-1\n"
+
+
+def test_a_hostname_is_nobody_elses_bare_name() -> None:
+    everybody = files.Everybody([{"db.infra": "10.87.0.3", "db.other": "10.87.0.4"}])
+    assert everybody.hosts("db", "10.87.0.2").splitlines()[1:] == [
+        "10.87.0.2 db",
+        "10.87.0.3 db.infra",
+        "10.87.0.4 db.other",
+    ]
+    assert everybody.hosts("web", "10.87.0.2").splitlines()[2] == "10.87.0.3 db.infra db"
 
 
 def test_dns_is_the_users_else_the_hosts_else_the_gateway_else_a_word() -> None:

@@ -16,22 +16,33 @@ NAMES = ("hosts", "hostname", "resolv.conf")
 RESOLV = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
 
 
-def hosts(hostname: str, own: str, networks: Iterable[Mapping[str, str]]) -> str:
-    """/etc/hosts: `own` is the group's first address (127.0.0.1 without networks); then every member of each network.
+class Everybody:
+    """The members of some networks, as the hosts files of all who are on them name them: made once for thousands."""
 
-    Names of other stacks (`web.infra`) also go by the bare name where no own one has it: the first to come gets it.
-    """
-    lines = ["127.0.0.1 localhost", f"{own} {hostname}"]
-    seen = {lines[1]}
-    everybody = [each for members in networks for each in members.items()]
-    bare = dict.fromkeys(("localhost", hostname), "") | {name: "" for name, _ in everybody if "." not in name}
-    for name, address in everybody:
-        short, _, stack = name.partition(".")
-        alias = f" {short}" if stack and bare.setdefault(short, stack) == stack else ""
-        line = f"{address} {name}{alias}"
-        if line not in seen:
-            lines.append(line)
-    return "\n".join(lines) + "\n"
+    def __init__(self, networks: Iterable[Mapping[str, str]]) -> None:
+        self._members = dict.fromkeys(each for members in networks for each in members.items())
+        self._lines, self._aliases = self._named(())
+
+    def hosts(self, hostname: str, own: str) -> str:
+        """/etc/hosts: `own` is the group's first address (127.0.0.1 without networks); then every member of each network.
+
+        Names of other stacks (`web.infra`) also go by the bare name where no own one has it: the first to come gets it.
+        """
+        first = f"{own} {hostname}\n"
+        lines = self._named((hostname,))[0] if hostname in self._aliases else self._lines
+        others = f"\n{lines}".replace(f"\n{first}", "\n", 1)
+        return f"127.0.0.1 localhost\n{first}{others[1:]}"
+
+    def _named(self, taken: Iterable[str]) -> tuple[str, frozenset[str]]:
+        """A line for each, and the bare names of other stacks' in them, none of which is `taken`."""
+        bare = dict.fromkeys(("localhost", *taken), "")
+        bare |= {name: "" for name, _ in self._members if "." not in name}
+        lines = []
+        for name, address in self._members:
+            short, _, stack = name.partition(".")
+            alias = f" {short}" if stack and bare.setdefault(short, stack) == stack else ""
+            lines.append(f"{address} {name}{alias}\n")
+        return "".join(lines), frozenset(name for name, stack in bare.items() if stack)
 
 
 def resolv_conf(dns: Sequence[str], upstream: Sequence[str], gateway: str | None) -> str:

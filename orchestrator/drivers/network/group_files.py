@@ -23,6 +23,10 @@ class GroupFiles:
         self._register = register
         self._ipam = ipam
         self.upstream = upstream
+        self._everybody: tuple[tuple[Allocation, ...], files.Everybody] = (
+            (),
+            files.Everybody(()),
+        )  # last asked for
         self._right: dict[str, tuple[tuple[object, ...], tuple[marks.Mark | None, ...]]] = {}
 
     def write(self, each: Attached, joined: Mapping[str, NetworkRules]) -> None:
@@ -84,7 +88,12 @@ class GroupFiles:
 
     def _hosts(self, each: Attached, allocated: Mapping[str, Allocation]) -> str:
         own = next(iter(each.networks.values()), "127.0.0.1")
-        return files.hosts(each.hostname, own, [found.members for found in allocated.values()])
+        allocations = tuple(allocated.values())
+        known = self._everybody
+        if not _same(known[0], allocations):
+            known = allocations, files.Everybody(found.members for found in allocations)
+            self._everybody = known
+        return known[1].hosts(each.hostname, own)
 
 
 def _holds(path: str, text: str) -> bool:
