@@ -8,6 +8,8 @@ import signal
 
 from orchestrator.errors import UsageError
 
+VALID = frozenset(map(int, signal.valid_signals()))
+
 
 def signal_number(name: str) -> int:
     """The number; raises UsageError for what is no signal here."""
@@ -19,7 +21,7 @@ def signal_number(name: str) -> int:
     elif found and (found[2] is None or found[1] == "RTMIN"):
         base = signal.Signals.__members__.get(f"SIG{found[1]}")
         number = int(base) + int(found[2] or 0) if base else 0
-    if number not in signal.valid_signals():
+    if number not in VALID:
         raise UsageError(f"no signal is called {name!r}", hint=_near(text))
     return number
 
