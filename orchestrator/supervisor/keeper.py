@@ -21,6 +21,7 @@ from orchestrator.supervisor.kernel import processes
 from orchestrator.supervisor.seal import SELF
 
 _LONGEST = 5.0  # seconds between two starts of a process that dies at once
+_FAREWELL = 5.0  # seconds for the agent to come to the end of its step
 
 
 class Again:
@@ -71,9 +72,12 @@ class Keeper:
                 with suppress(BlockingIOError):
                     self._wake.recv(4096)
             self._reap()
-            if self._ending and self._child:  # systemd stops us: the others go too, the containers stay
-                os.kill(self._child, signal.SIGTERM)
-            if self._ending or (self._link in ready and not self._listen()):
+            if self._ending:  # systemd stops us: the others go too, the containers stay
+                self._dismiss_agent()
+                if self._child:
+                    os.kill(self._child, signal.SIGTERM)
+                return
+            if self._link in ready and not self._listen():
                 if self._agent:
                     os.kill(self._agent, signal.SIGTERM)
                 return
@@ -108,6 +112,19 @@ class Keeper:
             except (OSError, LookupError, TypeError, ValueError) as error:
                 print(f"cannot start the agent: {error}", file=sys.stderr, flush=True)
         return None if self._agent else self._agent_again.left()
+
+    def _dismiss_agent(self) -> None:
+        """It is gone when this returns: one that missed the supervisor in the middle of a step would start all again."""
+        if self._agent:
+            os.kill(self._agent, signal.SIGTERM)
+        end = time.monotonic() + _FAREWELL
+        while self._agent and (left := end - time.monotonic()) > 0:
+            select.select([self._wake], [], [], left)
+            with suppress(BlockingIOError):
+                self._wake.recv(4096)
+            self._reap()
+        if self._agent:
+            os.kill(self._agent, signal.SIGKILL)
 
     def _absent(self, name: str) -> bool:
         """Whether nobody holds that lock: one that we did not start may be there, or on its way."""

@@ -53,3 +53,23 @@ def test_back_off_goes_on_counting_when_all_of_us_are_killed_between_two_starts(
         waits = [later["started"] - earlier["ended"] for earlier, later in pairwise(ends)]
         assert all(wait >= back_off(number) for number, wait in enumerate(waits, 1)), waits
         assert {end["exit"] for end in ends} == {"exit 3"}
+
+
+def test_keeper_told_to_end_in_the_middle_of_a_step_stays_away() -> None:
+    """As `systemctl stop` of its unit does; the agent is waiting for a stop that takes its time."""
+    with staged() as stage:
+        stubborn = LOOP.replace(
+            "sh, -c, exit 3", "sh, -c, \"trap 'echo heard' TERM; while :; do sleep 0.1; done\""
+        )
+        name = stage.write("loop.yaml", f"{stubborn}    stop: {{grace: 2s}}\n")
+        stage.run("apply", "-f", name)
+        stage.write("loop.yaml", f"{stubborn}    stop: {{grace: 2s}}\n    env: {{A: b}}\n")
+        stage.run("apply", "-f", name, "--no-wait")
+        until(lambda: "heard" in stage.run("logs", "app").out, what="the signal to stop")
+        run = Layout.at(stage.root).run
+        locks = [run / f"{each}.lock" for each in ("keeper", "agent", "supervisor")]
+        pids = [int(lock.read_text()) for lock in locks]
+        os.kill(pids[0], signal.SIGTERM)
+        until(lambda: all(map(gone, pids)), what="their end")
+        assert not any(map(start.locked, locks)), "one of us is back"
+        assert stage.run("apply", "-f", name).code == 0
