@@ -17,7 +17,7 @@ from orchestrator.errors import HostError
 from orchestrator.ports.layout import Layout
 from orchestrator.supervisor import facts, start, wire
 
-_PATIENCE = 15.0
+_PATIENCE = 30.0
 
 
 def ensure(layout: Layout, command: Sequence[str], env: Mapping[str, str], version: str) -> None:

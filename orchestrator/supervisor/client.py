@@ -103,7 +103,7 @@ class Supervisor:
         self._states_lock = threading.Lock()
 
     def ensure(self) -> None:
-        """Start keeper and supervisor unless both are there; waits at most 10 s, then raises HostError.
+        """Start keeper and supervisor unless both are there; waits at most 20 s, then raises HostError.
 
         Asked before every start, so what was found holds for a second; a request that meets no supervisor asks again.
         """

@@ -28,6 +28,7 @@ from orchestrator.supervisor.version import version
 
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from orchestrator.supervisor.daemon import main; main()"
 _PATIENCE = 10.0
+_FIRST = 20.0  # seconds for both to answer, on a host that is busy booting
 
 
 def ensure(layout: Layout) -> None:
@@ -47,12 +48,14 @@ def ensure(layout: Layout) -> None:
     layout.run.chmod(0o700)
     if os.statvfs(layout.run).f_bavail == 0:
         raise HostError(f"no space left on {layout.run}", hint="make room there, then try again")
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _FIRST
     while time.monotonic() < deadline:
         _start_keeper(layout)
-        if until(lambda: _whole(path), min(deadline, time.monotonic() + 3)):
+        until(lambda: _whole(path), min(deadline, time.monotonic() + 3))
+        until(lambda: _whole(path) or not locked(layout.run / "keeper.lock"), deadline)
+        if _whole(path):
             return
-    raise HostError("the supervisor did not start within 10 s", hint=f"see {log_path(layout)}")
+    raise HostError(f"the supervisor did not start within {_FIRST:.0f} s", hint=f"see {log_path(layout)}")
 
 
 def _renew(layout: Layout, found: dict[str, Any]) -> None:
