@@ -42,8 +42,9 @@ class Machine(RuleBasedStateMachine):
         self.now = 1000.0
         self.fake = fake.FakeDriver(lambda: self.now)
         self.layout = Layout.at(self.folder)
-        self.store = Store(self.layout.database, clock=lambda: self.now)
+        self.store = Store(self.layout.database, clock=lambda: self.now + self.jump)
         self.numbers = itertools.count(1)
+        self.jump = 1.7e9  # wall clock less boot clock
         self.wish: Stack | None = None
         self.harmed = False  # something ended that should not have: it may have used up its starts
         self.agent()
@@ -65,7 +66,7 @@ class Machine(RuleBasedStateMachine):
             width=1,
             ids=lambda: f"{next(self.numbers):012x}",
             clock=lambda: self.now,
-            wall=lambda: self.now,
+            wall=lambda: self.now + self.jump,
             command="test",
         )
         self.reconciler = reconciler
@@ -144,6 +145,10 @@ class Machine(RuleBasedStateMachine):
         self.look()
         self.fake.crash_at = None
         self.agent()
+
+    @rule(by=st.sampled_from((-3600.0, 3600.0, -3.2e8, 2147483648.0)))
+    def the_clock_jumps(self, by: float) -> None:
+        self.jump += by
 
     @rule()
     def the_host_reboots(self) -> None:
