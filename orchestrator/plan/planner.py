@@ -211,7 +211,7 @@ class _Verdicts:
 
     def _followed(self, base: Change, spec: ContainerSpec, found: Observation) -> Change | None:
         """A new process, because a need that asks for it got one after this was started, or gets one now. One that came
-        to the stack later, as by more replicas, has not been restarted by its first start."""
+        to the stack later, as by more replicas or the last edit, has not been restarted by its first start."""
         recorded = {need.ref for need in found.needs}
         for need in self.stack.needs.get(base.ref, ()) if spec.job is None and found.started else ():
             change, other = self.changes.get(need.ref), self.kept.get(need.ref)
@@ -219,7 +219,8 @@ class _Verdicts:
                 continue
             coming = change.verb in NEW_START and need.ref not in self.withheld
             starts = 0 if other is None else other.restarts + (coming and _last_start(other) > 0)
-            if need.ref not in recorded and not starts:
+            came = other is not None and not coming and _last_start(other) <= (found.edited or 0.0)
+            if not starts and (came or need.ref not in recorded):
                 continue
             if coming or (other is not None and _last_start(other) > (found.started or 0.0)):
                 return replace(base, verb=Verb.RESTART, reason=explain.followed(need, coming=coming))
