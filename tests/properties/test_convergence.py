@@ -70,7 +70,8 @@ def test_one_pass_does_all_that_no_gate_holds_back(before: Stack, after: Stack) 
     assert all(each.status is Status.DONE for each in results)
     assert len(results) == len(first.steps)
     waited = {change.ref for change in first.changes if change.waits}
-    second = {change.ref for change in engine.plan(after).changes}
+    # A live change is made at once though the restart beside it waits: then the restart comes second, and still waits.
+    second = {change.ref for change in engine.plan(after).changes if not change.waits}
     assert second <= waited | {ref for ref in after.resources if ref.kind is not Kind.CONTAINER and waited}
 
 
