@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -170,6 +171,9 @@ def test_stack_that_is_not_written_any_more_stays(play: Play) -> None:
     state = play.until(number, lambda state: "c" in state["stacks"])
     assert state["left"] == ["b"]
     assert len(play.told_of("source-left")) == 1
+    play.store.forget("b")
+    state = play.edit(number, "b.yaml", B)
+    assert (state["left"], play.app.revision("b")) == ([], 3)
 
 
 def test_edit_that_would_end_most_containers_is_refused(play: Play) -> None:
@@ -242,6 +246,25 @@ def test_file_that_changes_while_it_is_read_is_read_again(
     assert (play.revision("a"), container(play.app).limits.pids) == (2, 9)
 
 
+def test_storm_of_changes_is_read_seldom_and_its_last_word_is_taken(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = play.add("a.yaml")
+    load, loads = play.app.load, list[int]()
+
+    def counted(*args: Any, **named: Any) -> Loaded:
+        loads.append(1)
+        return load(*args, **named)
+
+    monkeypatch.setattr(play.app, "load", counted)
+    new, file = play.folder / "new", play.folder / "a.yaml"
+    for pids in range(1000, 4000):
+        new.write_text(A.replace("pids: 7", f"pids: {pids}"))
+        new.rename(file)
+    play.until(number, lambda state: container(play.app).limits.pids == 3999)
+    assert len(loads) <= 300
+
+
 def test_commit_that_fails_is_tried_again(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attending, "AGAIN", 0.1)
     number = play.add("a.yaml")
@@ -265,6 +288,8 @@ def test_source_ends_with_the_process_that_holds_it(
     process = subprocess.Popen(["sleep", "600"])
     try:
         play.add("a.yaml", held_by=holder(process.pid))
+        here = Settings(paths=("a.yaml",), env_files=(), folder=str(play.folder), variables={}, here=True)
+        play.store.sources.add(KIND, here.encode(), holder=holder(process.pid))
         process.kill()
         if reaped:
             process.wait()
@@ -414,3 +439,12 @@ def test_watch_refuses_what_it_cannot_do_before_anything_is_touched(
     (tmp_path / "a.yaml").write_text(A)
     assert "--keep needs the agent" in run(stage, "watch", "-f", "a.yaml", "--keep", code=2)
     assert not (tmp_path / "root").exists()
+
+
+def test_agent_without_sources_loads_none_of_their_libraries() -> None:
+    code = (
+        "import sys, orchestrator.control.sources.attending\n"
+        "print([each for each in ('pydantic', 'yaml', 'networkx', 'watchdog') if each in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

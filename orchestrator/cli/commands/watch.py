@@ -165,9 +165,7 @@ class Watch:
             changed=tuple(state["changed"]),
             troubles=tuple(state["troubles"]),
             stacks=tuple(
-                name
-                for name, each in state["stacks"].items()
-                if self._followed.get(name) != each["revision"] and name not in state["left"]
+                name for name, each in state["stacks"].items() if self._followed.get(name) != each["revision"]
             ),
             left=tuple(each for each in state["left"] if each not in before.get("left", [])),
             polling=state["polling"],

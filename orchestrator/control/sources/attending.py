@@ -35,7 +35,8 @@ AGAIN = 5.0  # seconds until a reading that failed for reasons of ours is tried 
 FOLLOWERS = (
     0.2  # seconds for a command that watches to follow a stack (which has it looked at) before we say so
 )
-UNSTABLE = 5  # readings in a row that files change under, until the next change is waited for
+UNSTABLE = 5  # readings in a row that files change under
+STORM = 1.0  # seconds of patience after that
 
 
 class Application(Reader, Protocol):
@@ -168,10 +169,12 @@ class Sources:
         timer.start()
 
     def _sync(self) -> None:
-        rows = {each.number: each for each in self._store.sources.all() if self._ours(each)}
-        for number in [number for number, each in rows.items() if not alive(each.holder)]:
-            self._store.sources.remove(number)
-            del rows[number]
+        rows = {}
+        for each in self._store.sources.all():
+            if not alive(each.holder):
+                self._store.sources.remove(each.number)
+            elif self._ours(each):
+                rows[each.number] = each
         for number in self._attended.keys() - rows.keys():
             del self._attended[number]
             if self._watcher is not None:
@@ -228,7 +231,7 @@ class Sources:
             self._watch().set(number, wanted)
             if same and wanted.fingerprint() == before:
                 return found, before
-        self.changed(number)
+        self._after(STORM, partial(self.changed, number))
         return None
 
     def _taken(self, found: Found, before: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,9 +247,12 @@ class Sources:
                 troubles.append(refusal)
             else:
                 stacks[stack.name] = {"digest": digest, "revision": self._app.commit(stack)}
-        written = {each.name for each in found.stacks}
-        left = before.get("left", []) if found.failed else sorted(stacks.keys() - written)
-        return {"stacks": stacks, "left": left, "troubles": [asdict(each) for each in troubles]}
+        left = {name for name in before.get("left", []) if self._store.latest(name)}
+        if not found.failed:
+            gone = stacks.keys() - {each.name for each in found.stacks}
+            left = left - {each.name for each in found.stacks} | gone
+            stacks = {name: each for name, each in stacks.items() if name not in gone}
+        return {"stacks": stacks, "left": sorted(left), "troubles": [asdict(each) for each in troubles]}
 
     def _refusal(self, stack: Stack) -> Trouble | None:
         try:

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.manifest.load import is_stack_file
-from orchestrator.manifest.source import LARGEST
-
 MOST_LINKS = 40  # path_resolution(7)
+LARGEST = (
+    16 * 1024 * 1024
+)  # bytes of one file that count: nothing larger is read as a stack file, env file, secret or config
 
 Signature = tuple[object, ...]
 
@@ -114,7 +114,7 @@ def _content(path: str) -> bytes:
         if not stat.S_ISREG(mode):
             return b"special"
         content = hashlib.sha256()
-        left = LARGEST + 1  # more is read of none
+        left = LARGEST + 1
         while left and (chunk := os.read(fd, min(left, 1 << 20))):
             content.update(chunk)
             left -= len(chunk)
@@ -126,4 +126,8 @@ def _content(path: str) -> bytes:
 
 
 def _stack_files(folder: str) -> list[str]:
+    from orchestrator.manifest.load import (
+        is_stack_file,
+    )  # its libraries are for an agent that watches anything
+
     return sorted(each for each in os.listdir(folder) if is_stack_file(folder, each))  # noqa: PTH208
