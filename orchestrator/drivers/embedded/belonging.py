@@ -15,6 +15,11 @@ from orchestrator.drivers.embedded.cgroups import Cgroups, Names
 from orchestrator.drivers.embedded.readings import Readings
 
 _V1_NAMES = {"io": "blkio"}
+_UNLIMITED = {
+    "memory": ("memory.limit_in_bytes", 1 << 60),
+    "pids": ("pids.max", 0),
+    "cpu": ("cpu.cfs_quota_us", 0),
+}
 _ROUNDS = 8  # of moving what was born outside meanwhile
 
 
@@ -60,10 +65,25 @@ class Belonging:
         wanted = {"": "/".join(("", base, *names))}
         for controller in self._cgroups.host.v1:
             for depth in range(len(names), 0, -1):
-                if os.path.isdir(self._cgroups.folder(names[:depth], controller)):
-                    wanted[_V1_NAMES.get(controller, controller)] = "/".join(("", base, *names[:depth]))
+                folder = self._cgroups.folder(names[:depth], controller)
+                if os.path.isdir(folder):
+                    # One above the container may be there for a sibling's sake alone, made after this one was born.
+                    if depth == len(names) or _limits(folder, controller):
+                        wanted[_V1_NAMES.get(controller, controller)] = "/".join(("", base, *names[:depth]))
                     break
         return wanted
+
+
+def _limits(folder: str, controller: str) -> bool:
+    """Whether a v1 folder has a limit of its own."""
+    if controller not in _UNLIMITED:
+        return False
+    file, unlimited = _UNLIMITED[controller]
+    try:
+        text = files.read(f"{folder}/{file}").decode().strip()
+    except OSError:
+        return False
+    return text not in ("max", "-1") and not 0 < unlimited < int(text)
 
 
 def _lies(raw: bytes, wanted: Mapping[str, str]) -> bool:
