@@ -29,6 +29,7 @@ from orchestrator.ports.layout import Layout
 if TYPE_CHECKING:
     from orchestrator.control.events import Event, Following
     from orchestrator.control.loop import Ends
+    from orchestrator.control.orders import Orders
     from orchestrator.control.probes import Prober, RunCommand
     from orchestrator.control.reconciler import Reconciler
     from orchestrator.control.resident import Resident
@@ -39,11 +40,12 @@ if TYPE_CHECKING:
     from orchestrator.drivers.secrets import SecretKey
     from orchestrator.manifest.load import Loaded, Manifest
     from orchestrator.model.desired import CommandProbe, Stack
-    from orchestrator.model.observed import Observed
+    from orchestrator.model.observed import Observation, Observed
     from orchestrator.plan.changes import Plan, Policy
     from orchestrator.ports.driver import Driver, Problem, Runtime
     from orchestrator.state.sources import Source
     from orchestrator.state.store import Store
+    from orchestrator.state.words import Said, Word
 
 LOOKED_AT = frozenset({Kind.GROUP, Kind.CONTAINER})
 PROBE_OUTPUT = 1024
@@ -235,16 +237,30 @@ class App:
         found = tuple(observation for each in drivers for observation in each.observe(stack))
         return health.merge(found, self.layout, self._clock())
 
+    def given_up(self, container: Observation) -> str | None:
+        """Why a container that has ended is not started any more, in words; None: it runs, is well, or will be started."""
+        from orchestrator.model import codec
+        from orchestrator.model.desired import ContainerSpec
+        from orchestrator.model.observed import Phase
+        from orchestrator.plan import restarts
+
+        last = container.exits[-1] if container.exits else None
+        if container.phase is not Phase.EXITED or last is None or last.success or last.forgiven:
+            return None
+        spec = codec.decode(ContainerSpec, container.applied)
+        return restarts.decide(spec, container, self._clock()).failure
+
     def check(self, stack: Stack) -> tuple[Problem, ...]:
         """What this host cannot do of the stack."""
         return tuple(problem for each in self.drivers for problem in each.check(stack))
 
     def plan(self, stack: Stack, policy: Policy) -> Plan:
-        """What an apply would do now."""
+        """What an apply would do now, were the stack not suspended."""
         from orchestrator.control import neighbours
         from orchestrator.plan.planner import plan
 
         observed = self.observe(stack.name)
+        policy = self.orders(stack.name, observed).policy(policy)
         policy = neighbours.aware(policy, stack.name, stack, observed, self.world.drivers)
         return plan(stack, observed, policy, self._clock(), name=stack.name)
 
@@ -256,10 +272,19 @@ class App:
         doomed = neighbours.doomed(stack, self._with_health(drivers, name), prune_data=prune_data)
         return neighbours.borrowed(name, doomed, self.world.drivers)
 
+    def orders(self, stack: str, observed: Observed) -> Orders:
+        """What operators have said of the stack."""
+        from orchestrator.control import orders
+        from orchestrator.supervisor import facts
+
+        words = self._store.words.of(stack) if self._store else ()
+        return orders.read(words, observed, boot=facts.boot_id())
+
     # changing
 
-    def commit(self, stack: Stack, *, prune_data: bool = False) -> int:
-        """Make it the newest revision, durable when this returns; its number."""
+    def commit(self, stack: Stack, *, prune_data: bool = False, author: str = "") -> int:
+        """Make it the newest revision, durable when this returns; its number. `author`: `USER: VERB`. A stack that is new
+        here begins without words about an earlier one of its name."""
         from orchestrator.state import document
         from orchestrator.state.blobs import Blobs, kept_documents
 
@@ -269,16 +294,43 @@ class App:
         sources = sorted({span.file for span in stack.places.values()})
         blobs = Blobs(self.layout.blobs(stack.name))
         with self._open_store() as store, blobs.committing(stack.blobs):
+            before = store.mark(stack.name)
+            if before is None or before.deleted:
+                store.words.forget(stack.name)
             number = store.commit_revision(
-                stack.name, data, document.digest(data), sources=sources, prune_data=prune_data
+                stack.name,
+                data,
+                document.digest(data),
+                sources=sources,
+                prune_data=prune_data,
+                author=author,
             )
             blobs.collect(kept_documents(store, stack.name))
         return number
 
-    def forget(self, stack: str, *, prune_data: bool = False) -> int:
+    def forget(self, stack: str, *, prune_data: bool = False, author: str = "") -> int:
         """Nothing is wished of the stack any more; the number of the revision that says so."""
         with self._open_store() as store:
-            return store.forget(stack, prune_data=prune_data, unrecorded=True)
+            return store.forget(stack, prune_data=prune_data, author=author, unrecorded=True)
+
+    def say(self, stack: str, word: Word, refs: Sequence[Ref | None], *, author: str) -> tuple[Said, ...]:
+        """Record what an operator wants of these, or (None) of the whole stack; heeded from the next pass on."""
+        from orchestrator.state.words import Said
+        from orchestrator.supervisor import facts
+
+        at, since_boot, boot = time.time(), self._clock(), facts.boot_id()
+        many = tuple(
+            Said(stack=stack, word=word, ref=ref, at=at, since_boot=since_boot, boot=boot, author=author)
+            for ref in refs
+        )
+        with self._open_store() as store:
+            store.words.say(*many)
+        return many
+
+    def lift(self, stack: str, word: Word, refs: Sequence[Ref | None]) -> int:
+        """Take that back; how many there were."""
+        with self._open_store() as store:
+            return store.words.lift(stack, word, *refs)
 
     def follow(self, following: Following, *, command: str, once: bool = False) -> Iterator[Event]:
         """Has the agent bring a stack to its newest revision, and tells what happens until an end. `once`, or where no

@@ -46,6 +46,31 @@ def find_container(text: str, existing: Iterable[Named]) -> Named:
     return find(text, [each for each in existing if each.ref.kind is Kind.CONTAINER])
 
 
+def select(text: str, existing: Iterable[Named]) -> tuple[Named, ...]:
+    """The containers that `text` names: one, those of an instance (`web-1`), or of all instances of a group (`web`)."""
+    stack, _, rest = text.rpartition(":")
+    rest = re.sub(r"^(group|service)/", "", rest)
+    containers = (each for each in set(existing) if each.ref.kind is Kind.CONTAINER)
+    scope = sorted((each for each in containers if not stack or each.stack == stack), key=natural)
+    found = _closest(rest, scope, _CONTAINER)
+    if not found:
+        raise UsageError(f"nothing is called {text!r}", hint=_near(rest, scope))
+    if len({(each.stack, _group(each.ref)) for each in found}) > 1:
+        raise UsageError(f"{text!r} names more than one thing", hint=f"write one of: {_listed(found)}")
+    return tuple(found)
+
+
+def natural(each: Named) -> tuple[str, str, int, str]:
+    """A key that puts web-2 before web-10."""
+    instance, _, container = each.ref.name.partition("/")
+    number = instance.rpartition("-")[2]
+    return each.stack, _group(each.ref), int(number) if number.isdigit() else 0, container
+
+
+def _group(ref: Ref) -> str:
+    return re.sub(r"-\d+$", "", ref.name.partition("/")[0])
+
+
 _Match = Callable[[Ref, str], bool]
 
 _WHOLE: tuple[_Match, ...] = (
@@ -56,7 +81,7 @@ _WHOLE: tuple[_Match, ...] = (
 _CONTAINER: tuple[_Match, ...] = (
     *_WHOLE,
     lambda ref, text: ref.name.partition("/")[0] == text,
-    lambda ref, text: text in (re.sub(r"-\d+$", "", ref.name.partition("/")[0]), ref.name.partition("/")[2]),
+    lambda ref, text: text in (_group(ref), ref.name.partition("/")[2]),
 )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from orchestrator.control.outcome import Settled, Stalled
+from orchestrator.control.outcome import Settled, Stalled, Suspended
 from orchestrator.control.probes import HealthChange
 from orchestrator.control.reconciler import Planned, Queued, Stepped, Unrecorded
 from orchestrator.model import codec
@@ -53,7 +53,7 @@ class Interrupted:
     agent: bool = False
 
 
-End = Settled | Stalled | TimedOut | Superseded | Interrupted
+End = Settled | Stalled | Suspended | TimedOut | Superseded | Interrupted
 Event = Planned | Queued | Stepped | Unrecorded | HealthChange | Waiting | Troubled | End
 
 _KINDS: Mapping[str, type[Event]] = {
@@ -68,6 +68,7 @@ _KINDS: Mapping[str, type[Event]] = {
         Troubled,
         Settled,
         Stalled,
+        Suspended,
         TimedOut,
         Superseded,
         Interrupted,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 
-from orchestrator.control.outcome import Again, Settled, Stalled
+from orchestrator.control.outcome import Again, Settled, Stalled, Suspended
 from orchestrator.control.probes import targets
 from orchestrator.control.reconciler import Pass, PassEvent, Reconciler
 from orchestrator.control.retries import Attempts
@@ -30,7 +30,7 @@ class Look:
     again: bool
     due: float
     pending: Mapping[Ref, str]
-    end: Settled | Stalled | None
+    end: Settled | Stalled | Suspended | None
 
 
 class Keeping:
@@ -94,12 +94,12 @@ class Keeping:
         again = self._same[1] + 1 if settling and self._same[0] == wants else 1
         self._same = (wants, again) if settling else ((), 0)
 
-    def _end(self, done: Pass) -> Settled | Stalled | None:
+    def _end(self, done: Pass) -> Settled | Stalled | Suspended | None:
         if self._unsettled:
             return Stalled(
                 reasons={each.ref: f"does not settle: {each.reason}" for each in done.plan.changes}
             )
-        if isinstance(done.outcome, Settled):
+        if isinstance(done.outcome, Settled | Suspended):
             return done.outcome
         if self._attempts.hopeful:
             return None
@@ -115,7 +115,7 @@ class Keeping:
                 return {**done.outcome.pending, **self._attempts.said}
             case Stalled():
                 return done.outcome.reasons
-            case Settled():
+            case Settled() | Suspended():
                 return {}
 
     def _due(self, done: Pass) -> float:

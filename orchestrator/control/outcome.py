@@ -21,7 +21,9 @@ LOOK_AGAIN = 1.0  # seconds between looks at what another stack is to bring
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """The world is as wished, and healthy."""
+    """The world is as wished, and healthy. `held`: but for what an operator stopped, and what waits for that."""
+
+    held: Mapping[Ref, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +41,19 @@ class Stalled:
     reasons: Mapping[Ref, str]
 
 
-Outcome = Settled | Again | Stalled
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspended:
+    """An operator wants the stack left as it is; `why`: who, since when."""
+
+    why: str
+
+
+Outcome = Settled | Again | Stalled | Suspended
 
 
 def judge(stack: Stack | None, plan: Plan, observed: Observed, now: float) -> Outcome:
     """`plan` has no steps. `now`: CLOCK_BOOTTIME seconds."""
-    waits = {change.ref: explain.waiting(change.waits[0]) for change in plan.changes if change.waits}
+    waits, held = _waits(plan)
     active = {
         ref: text for ref, (text, _) in _unsettled(stack, observed, now).items() if ref not in plan.failures
     }
@@ -61,7 +70,18 @@ def judge(stack: Stack | None, plan: Plan, observed: Observed, now: float) -> Ou
         return Again(after=after, pending={**plan.failures, **active, **waits})
     if plan.failures or waits:
         return Stalled(reasons={**waits, **plan.failures})
-    return Settled()
+    return Settled(held={**plan.holds, **held})
+
+
+def _waits(plan: Plan) -> tuple[dict[Ref, str], dict[Ref, str]]:
+    """What waits for something to happen, and what waits for nothing but an operator's word."""
+    waits: dict[Ref, str] = {}
+    held: dict[Ref, str] = {}
+    for change in plan.changes:  # in creation order: what is needed stands before what needs it
+        if change.waits:
+            ours = all(need.ref in plan.holds or need.ref in held for need in change.waits)
+            (held if ours else waits)[change.ref] = explain.waiting(change.waits[0])
+    return waits, held
 
 
 def _unsettled(stack: Stack | None, observed: Observed, now: float) -> dict[Ref, tuple[str, float | None]]:

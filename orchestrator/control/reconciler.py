@@ -1,7 +1,8 @@
 """One pass over one stack under its lock: what is wished, what is, plan, execute, record.
 
-In: a stack's name. Out: events as they happen, then a Pass with its Outcome. It reads the wish from the store and the
-world from the drivers each time; it never waits for health and keeps nothing between passes that it could not read again.
+In: a stack's name. Out: events as they happen, then a Pass with its Outcome. It reads the wish and what operators said from
+the store, and the world from the drivers, each time; it never waits for health and keeps nothing between passes that it
+could not read again.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
-from orchestrator.control import health, neighbours
-from orchestrator.control.outcome import Again, Outcome, Settled, judge
+from orchestrator.control import health, neighbours, orders
+from orchestrator.control.outcome import Again, Outcome, Settled, Suspended, judge
 from orchestrator.errors import ConflictError, HostError
 from orchestrator.execute.executor import Status, StepResult, execute
 from orchestrator.model.desired import Stack
@@ -24,6 +25,7 @@ from orchestrator.ports.layout import Layout
 from orchestrator.state import document
 from orchestrator.state.locks import StackLock
 from orchestrator.state.store import Run, StepRow, Store
+from orchestrator.supervisor import facts
 
 ASK_STORE_EVERY = 0.05  # seconds between looks for a newer revision
 BRIEFLY = 0.3  # seconds that a pass without much to do may hold the lock, which is told to nobody
@@ -160,7 +162,11 @@ class Reconciler:
             now = self.clock()
             if not revision:
                 return Pass(revision=0, plan=Plan(stack=name), observed=observed, outcome=Settled())
-            policy = replace(policy, prune_data=policy.prune_data or prune_data)
+            said = orders.read(self.store.words.of(name), observed, boot=facts.boot_id())
+            if stack is not None and said.suspended:
+                left = Suspended(why=said.suspended)
+                return Pass(revision=revision, plan=Plan(stack=name), observed=observed, outcome=left)
+            policy = said.policy(replace(policy, prune_data=policy.prune_data or prune_data))
             policy = neighbours.aware(policy, name, stack, observed, self.drivers)
             plan = make_plan(stack, observed, policy, now, name=name)
             blocked = self._blocked(stack, plan)

@@ -20,6 +20,7 @@ class Verb(StrEnum):
     CREATE = "create"
     START = "start"  # it exists and is not in effect
     UPDATE = "update"  # live: same process
+    STOP = "stop"  # an operator holds it: it is not started until that is lifted
     RESTART = "restart"  # same incarnation, new process
     REPLACE = "replace"  # new incarnation
     DELETE = "delete"
@@ -50,7 +51,8 @@ class Change:
 
     `cause` is the ref whose replacement cascades to this one. `waits` are needs that do not hold yet: the change has no
     steps in this plan, a later pass makes them. `not_before`: CLOCK_BOOTTIME seconds, restart back-off. `fault`: what the
-    container is to blame for, so that its stop counts as a failure; `forgive`: what it failed before counts no more.
+    container is to blame for, so that its stop counts as a failure; `forgive`: what it failed before counts no more;
+    `rests`: what is made is not started.
     """
 
     ref: Ref
@@ -63,6 +65,7 @@ class Change:
     not_before: float | None = None
     fault: str | None = None
     forgive: bool = False
+    rests: bool = False
     place: Span | None = None
 
 
@@ -110,13 +113,15 @@ class Plan:
     """`changes` in creation order (deletions after them, dependents first), without KEEP; `steps` by number.
 
     `failures`: refs that stay as they are, with the reason a user must act on (`gave up after 10 starts ...`, `exit 1,
-    restart: never`). A plan without changes and failures means: settled, or waiting on health alone.
+    restart: never`). `holds`: refs that an operator holds, with who and when; what holds is no change. A plan without
+    changes and failures means: settled, or waiting on health alone.
     """
 
     stack: str
     changes: tuple[Change, ...] = ()
     steps: tuple[Step, ...] = ()
     failures: Mapping[Ref, str] = field(default_factory=dict)
+    holds: Mapping[Ref, str] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:

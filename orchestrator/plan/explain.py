@@ -70,6 +70,11 @@ def used(stacks: Sequence[str]) -> str:
     return f"stack {stacks[0]} uses it" if len(stacks) == 1 else f"stacks {', '.join(stacks)} use it"
 
 
+def held(why: str, fields: Sequence[FieldChange]) -> str:
+    """`fields`: what was edited meanwhile and waits for a new process."""
+    return f"{why}; {changed(fields)}, taken up when it is started"
+
+
 def newly_bound(need: Need) -> str:
     return f"needs {need.ref} now"
 

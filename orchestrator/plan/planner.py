@@ -34,7 +34,13 @@ def plan(stack: Stack | None, observed: Observed, policy: Policy, now: float, *,
     verdicts.failures.update(_still_borrowed(surplus, wish, policy))
     made, removed = steps.build(wish, kept, verdicts.changes, frozenset(verdicts.withheld), deletions)
     changes = [change for change in verdicts.changes.values() if change.verb is not Verb.KEEP]
-    return Plan(stack=name, changes=(*changes, *removed), steps=made, failures=dict(verdicts.failures))
+    return Plan(
+        stack=name,
+        changes=(*changes, *removed),
+        steps=made,
+        failures=dict(verdicts.failures),
+        holds=dict(verdicts.holds),
+    )
 
 
 def _creation_order(stack: Stack) -> list[Ref]:
@@ -97,7 +103,7 @@ def _still_borrowed(surplus: list[Observation], stack: Stack, policy: Policy) ->
 @dataclass
 class _Verdicts:
     """Decides ref by ref, needs first. `ready`: why an instance is in its service or out of it. `withheld`: refs whose new
-    incarnation or start this plan does not make."""
+    incarnation or start this plan does not make. `late`: held refs with edits that wait for their next start."""
 
     stack: Stack
     kept: Mapping[Ref, Observation]
@@ -107,12 +113,16 @@ class _Verdicts:
     changes: dict[Ref, Change] = field(default_factory=dict)
     withheld: set[Ref] = field(default_factory=set)
     failures: dict[Ref, str] = field(default_factory=dict)
+    holds: dict[Ref, str] = field(default_factory=dict)
+    late: set[Ref] = field(default_factory=set)
 
     def add(self, ref: Ref) -> None:
         change = self._verb(ref, self.stack.resources[ref], self.kept.get(ref))
         if ref in self.policy.absent and change.verb is not Verb.KEEP:
             change = replace(change, waits=(Need(ref),))
         found = self.kept.get(ref)
+        if ref in self.policy.stopped:
+            change = self._hold(change, found)
         mending = change.verb is Verb.RESTART and (change.cause or (found and found.broken))
         if change.verb in NEW_START and not mending:  # what is mended ran: its gate was passed
             change = self._gate(change)
@@ -217,7 +227,7 @@ class _Verdicts:
             change, other = self.changes.get(need.ref), self.kept.get(need.ref)
             if not need.restarts or change is None:
                 continue
-            coming = change.verb in NEW_START and need.ref not in self.withheld
+            coming = change.verb in NEW_START and not change.rests and need.ref not in self.withheld
             starts = 0 if other is None else other.restarts + (coming and _last_start(other) > 0)
             came = other is not None and not coming and _last_start(other) <= (found.edited or 0.0)
             if not starts and (came or need.ref not in recorded):
@@ -260,8 +270,29 @@ class _Verdicts:
             return replace(base, verb=Verb.UPDATE, reason=explain.changed(fields), fields=fields)
         return base
 
+    def _hold(self, change: Change, found: Observation | None) -> Change:
+        """What becomes of it without a start: it is stopped, or stays as it is. What only a new process would bring is
+        left for that: a job that has an edit before it must still run."""
+        ref, why = change.ref, self.policy.stopped[change.ref]
+        self.failures.pop(ref, None)
+        self.holds[ref] = why
+        if change.verb in NEW_INCARNATION:
+            return replace(change, rests=True)
+        fields = change.fields
+        if any(each.update is not Update.LIVE for each in fields):
+            self.holds[ref], fields = explain.held(why, fields), ()
+            self.late.add(ref)
+        rest = replace(change, cause=None, not_before=None, fault=None, fields=fields)
+        if found is not None and found.phase is Phase.RUNNING:
+            return replace(rest, verb=Verb.STOP, reason=why)
+        return replace(rest, verb=Verb.UPDATE if fields else Verb.KEEP)
+
     def _gate(self, change: Change) -> Change:
-        waits = tuple(need for need in self.stack.needs.get(change.ref, ()) if not self._met(need))
+        waits = tuple(
+            need
+            for need in self.stack.needs.get(change.ref, ())
+            if (need.structural or not change.rests) and not self._met(need)
+        )
         return replace(change, waits=waits) if waits else change
 
     def _gate_joined(self, change: Change) -> Change:
@@ -279,6 +310,9 @@ class _Verdicts:
         spec = self.stack.resources[need.ref]
         coming = need.ref not in self.withheld
         until = need.until
+        if need.ref in self.holds and until is not Until.CREATED:
+            done = found is not None and restarts.completed(found)
+            return done and change.verb not in NEW_START and need.ref not in self.late
         if until is Until.HEALTHY and not (isinstance(spec, ContainerSpec) and spec.health):
             until = Until.STARTED  # without a probe, running is healthy
         match until:

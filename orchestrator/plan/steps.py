@@ -34,6 +34,7 @@ def build(
     for ref, change in changes.items():
         build.bring_up(ref, change)
     build.early_updates()
+    build.leave_services()
     removed = {(change.ref, change.id): change for _, change in deletions}
     ordered = [removed.pop(key) for key in doomed if key in removed]
     return build.numbered(), [*ordered, *removed.values()]
@@ -148,7 +149,7 @@ class _Build:
         """Containers that run while their group's namespaces are gone stop before these are made anew."""
         for ref, change in self.changes.items():
             if (
-                change.verb is Verb.RESTART
+                change.verb in (Verb.RESTART, Verb.STOP)
                 and ref not in self.withheld
                 and self.kept[ref].phase is Phase.RUNNING
             ):
@@ -168,6 +169,8 @@ class _Build:
                 self._start(
                     ref, change, self._update(ref, change, []) if change.fields or change.forgive else []
                 )
+            case Verb.STOP:
+                self._stop(ref, change)
             case Verb.RESTART:
                 self._restart(ref, change)
             case Verb.UPDATE:
@@ -182,16 +185,33 @@ class _Build:
             if need.structural or need.until is Until.CREATED:
                 after += self._step(need.ref, Op.CREATE)
         create = self._add((Op.CREATE, ref, id), after)
-        start = self._add((Op.START, ref, id), [create, *self._ready(ref)])
+        self.up[ref] = {Op.CREATE: create}
+        if not change.rests:
+            self.up[ref][Op.START] = self._add((Op.START, ref, id), [create, *self._ready(ref)])
         if change.verb is Verb.REPLACE:  # what is new beneath must be there before the old one goes
             for first in self.first_down.get(ref, ()):
                 self.after[first] += self._fresh_leaves(ref)
-        self.up[ref] = {Op.CREATE: create, Op.START: start}
 
     def _start(self, ref: Ref, change: Change, after: list[Key]) -> None:
         waits = [*after, *self.under.get(ref, ())]
         start = self._add((Op.START, ref, change.id), [*waits, *self._ready(ref)])
         self.up.setdefault(ref, {})[Op.START] = start
+
+    def _stop(self, ref: Ref, change: Change) -> None:
+        """After those that need it, where they are stopped as well."""
+        stop = self._add((Op.STOP, ref, change.id), [])
+        beneath, seen = [need.ref for need in self._needs(ref)], {ref}
+        while beneath:
+            other = beneath.pop()
+            if other in seen:
+                continue
+            seen.add(other)
+            beneath += [need.ref for need in self._needs(other)]
+            found = self.changes.get(other)
+            if found is not None and found.verb is Verb.STOP and other not in self.withheld:
+                self.after[Op.STOP, other, found.id].append(stop)
+        if change.fields:
+            self._update(ref, change, [stop])
 
     def _restart(self, ref: Ref, change: Change) -> None:
         last: list[Key] = []
@@ -234,6 +254,18 @@ class _Build:
                 self.after[update] = []
                 for first in firsts:
                     self.after[first].append(update)
+
+    def leave_services(self) -> None:
+        """Nobody is sent to a container that is about to be held."""
+        for ref, change in self.changes.items():
+            service = self.fronts.get(ref.name.partition("/")[0])
+            if change.verb is not Verb.STOP or ref in self.withheld or service is None:
+                continue
+            update = self.up.get(service, {}).get(Op.UPDATE)
+            if update is not None and not any(
+                self._step(need.ref, Op.START) for need in self._needs(service)
+            ):
+                self.after[Op.STOP, ref, change.id].append(update)
 
     # shared
 

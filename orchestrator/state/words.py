@@ -63,6 +63,11 @@ class Words:
             ]
         return sum(gone)
 
+    def forget(self, stack: str) -> None:
+        """Take all words of a stack back."""
+        with self._database.writing() as db:
+            db.execute("DELETE FROM words WHERE stack = ?", (stack,))
+
     def of(self, stack: str) -> tuple[Said, ...]:
         """All that stands of one stack."""
         rows = self._database.rows(

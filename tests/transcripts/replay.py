@@ -1,8 +1,8 @@
 """Golden transcripts: commands and what they print, replayed on the fake driver.
 
 A transcript is a text of `$ orchestrator ...` lines with their output (stdout and stderr as they come), `[exit N]` where
-N is not 0, and `# ...` lines that explain. `$ edit FILE: OLD => NEW` changes a file. Set UPDATE_TRANSCRIPTS=1 to write
-what is printed now, and read the difference as you would read code.
+N is not 0, and `# ...` lines that explain. Every moment is written as the same one. `$ edit FILE: OLD => NEW` changes a
+file. Set UPDATE_TRANSCRIPTS=1 to write what is printed now, and read the difference as you would read code.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from click.testing import CliRunner
 
 from orchestrator.app import App
 from orchestrator.cli.main import cli
+
+_MOMENT = "2026-01-31 12:00:00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ def _run(command: str, opener: Callable[[str | None], App]) -> list[str]:
     program, *arguments = shlex.split(command)
     assert program == "orchestrator", command
     done = CliRunner().invoke(cli, arguments, obj=opener, prog_name="orchestrator")
-    lines = [line.rstrip() for line in done.output.rstrip("\n").split("\n")] if done.output else []
+    output = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", _MOMENT, done.output)
+    lines = [line.rstrip() for line in output.rstrip("\n").split("\n")] if output else []
     return [*lines, f"[exit {done.exit_code}]"] if done.exit_code else lines
 
 

@@ -19,6 +19,7 @@ TRANSCRIPTS = sorted(HERE.glob("*.txt"))
 def test_transcript_is_replayed(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(HERE / "shop.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SUDO_USER", "ann")
     written = path.read_text()
     now = replay(written, Stage(tmp_path).open, tmp_path)
     if os.environ.get("UPDATE_TRANSCRIPTS"):

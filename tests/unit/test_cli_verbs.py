@@ -16,6 +16,7 @@ from orchestrator.cli.main import cli
 from orchestrator.drivers.fake import FakeDriver
 from orchestrator.errors import HostError, StepError
 from orchestrator.model.ids import Ref
+from orchestrator.model.observed import Phase
 from orchestrator.ports.driver import Problem
 from orchestrator.state.locks import StackLock
 from orchestrator.state.store import Run, Store
@@ -55,6 +56,8 @@ def test_ps_document_is_exactly_as_documented(stage: Stage) -> None:
             "address": "10.0.0.2",
             "restarts": 0,
             "exit": None,
+            "held": None,
+            "failure": None,
         },
         {
             "ref": "container/migrate-1/migrate",
@@ -64,6 +67,8 @@ def test_ps_document_is_exactly_as_documented(stage: Stage) -> None:
             "address": "10.0.0.2",
             "restarts": 0,
             "exit": "exit 0",
+            "held": None,
+            "failure": None,
         },
     ]
 
@@ -272,3 +277,62 @@ def test_env_file_fills_variables_and_the_environment_wins(
     assert "No changes." in run(stage, *arguments).stdout
     monkeypatch.setenv("SIZE", "48MiB")
     assert "32MiB -> 48MiB" in run(stage, *arguments).stdout
+
+
+def test_words_are_of_one_life_of_a_stack(stage: Stage) -> None:
+    run(stage, "apply", "-f", "shop.yaml")
+    run(stage, "stop", "web")
+    run(stage, "suspend", "shop")
+    run(stage, "delete", "shop", "--yes")
+    run(stage, "apply", "-f", "shop.yaml")
+    found = json.loads(run(stage, "ps", "--output", "json").stdout)["stacks"][0]
+    assert found["suspended"] is None
+    assert {each["held"] for each in found["containers"]} == {None}
+
+
+def test_a_hold_is_in_every_document_and_fails_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_USER", "ann")
+    run(stage, "apply", "-f", "shop.yaml")
+    run(stage, "stop", "web-1")
+    row = json.loads(run(stage, "ps", "--output", "json").stdout)["stacks"][0]["containers"][2]
+    assert (row["ref"], row["phase"]) == ("container/web-1/server", "exited")
+    assert row["held"].startswith("stopped by ann since 20") and row["failure"] is None
+    found = json.loads(run(stage, "plan", "-f", "shop.yaml", "-o", "json", "--check").stdout)["plans"][0]
+    assert (found["changes"], found["holds"]) == ([], [{"ref": row["ref"], "reason": row["held"]}])
+    assert f". {row['ref']}: {row['held']}\n" in run(stage, "apply", "-f", "shop.yaml").stderr
+
+
+def test_a_word_that_is_not_fulfilled_is_a_failure_with_its_reason(stage: Stage) -> None:
+    run(stage, "apply", "-f", "shop.yaml")
+    run(stage, "stop", "db")
+    done = run(stage, "restart", "migrate", code=1)
+    assert ". container/migrate-1/migrate: waits until container/db-1/db is healthy\n" in done.stderr
+    assert "stack shop: not restarted yet\n" in done.stderr
+    done = run(stage, "restart", "db", "--timeout", "1ms", code=2)
+    assert "lifts that" in done.stderr
+
+
+def test_apply_resumes_when_it_is_asked_to(stage: Stage) -> None:
+    run(stage, "apply", "-f", "shop.yaml")
+    run(stage, "suspend", "shop")
+    stage.fake.exit(DB, 1)
+    done = run(stage, "-q", "apply", "-f", "shop.yaml")
+    assert "nothing is done until `orchestrator resume shop`" in done.stderr
+    assert stage.fake.thing(DB).pid is None
+    assert "nothing is done" in run(stage, "plan", "-f", "shop.yaml").stdout
+    run(stage, "apply", "-f", "shop.yaml", "--resume")
+    assert stage.fake.thing(DB).pid is not None
+
+
+def test_start_forgives_what_was_given_up(stage: Stage) -> None:
+    run(stage, "apply", "-f", "shop.yaml")
+    for _ in range(16):  # as a crash loop of long ago
+        thing = stage.fake.thing(DB)
+        stage.fake.exit(DB, 1)
+        thing.phase, thing.started = Phase.RUNNING, stage.fake.clock()
+    stage.fake.exit(DB, 1)
+    rows = run(stage, "ps").stdout
+    assert "gave up" in rows
+    run(stage, "start", "db")
+    assert stage.fake.thing(DB).pid is not None
+    assert "gave up" not in run(stage, "ps").stdout

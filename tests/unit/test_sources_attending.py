@@ -344,7 +344,7 @@ def test_watch_shows_each_change_and_ends_with_its_source(
     monkeypatch.chdir(tmp_path)
     file, seen = tmp_path / "a.yaml", list[str]()
     file.write_text(A)
-    for view, name in ((watching, "look"), (progress, "watched")):
+    for view, name in ((watching, "look"), (progress, "briefly")):
         show = getattr(view, name)
 
         def noted(*args: Any, show: Callable[..., None] = show, name: str = name) -> None:
@@ -356,7 +356,7 @@ def test_watch_shows_each_change_and_ends_with_its_source(
     def shown(*names: str) -> Callable[[], bool]:
         return lambda: seen == list(names)
 
-    first, better = ("look", "watched"), A.replace("pids: 7", "pids: 8")
+    first, better = ("look", "briefly"), A.replace("pids: 7", "pids: 8")
     typing = Typing(
         [
             (shown(*first), lambda: file.write_text(A.replace("base, c", "bas, c"))),

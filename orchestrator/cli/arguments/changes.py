@@ -9,13 +9,12 @@ import click
 
 from orchestrator.cli import interrupts
 from orchestrator.cli.arguments import common, completing
+from orchestrator.cli.author import author
 from orchestrator.cli.commands import manifests
 from orchestrator.cli.exits import ExitCode
 from orchestrator.cli.session import Session
 from orchestrator.control.reading import Read
 from orchestrator.plan.changes import Policy
-
-_TIMEOUT = 300.0
 
 
 @click.command()
@@ -52,13 +51,7 @@ def plan(
 @common.files()
 @common.env_file
 @click.option("--dry-run", is_flag=True, help="Only plan.")
-@click.option(
-    "--timeout",
-    type=common.Duration(),
-    default=_TIMEOUT,
-    metavar="T",
-    help="Give up waiting after T, like 90s or 5m (the default). What was made stays.",
-)
+@common.timeout
 @click.option(
     "--no-wait",
     is_flag=True,
@@ -66,6 +59,7 @@ def plan(
 )
 @common.once
 @common.prune_data
+@click.option("--resume", is_flag=True, help="If the stack is suspended, resume it.")
 @click.option(
     "--allow-prune", is_flag=True, help="Delete even most of the running containers if they are not written."
 )
@@ -80,6 +74,7 @@ def apply(
     no_wait: bool,
     once: bool,
     prune_data: bool,
+    resume: bool,
     allow_prune: bool,
 ) -> ExitCode:
     """Make this host as the stack files say, and wait until it is.
@@ -108,7 +103,9 @@ def apply(
             timeout=timeout,
             wait=not no_wait,
             once=once,
+            resume=resume,
             allow_prune=allow_prune,
+            author=author("apply"),
             cancelled=cancelled,
         )
         command.guard(session.app, read.stacks, options)
@@ -127,13 +124,7 @@ def apply(
 @common.files(required=False)
 @common.env_file
 @common.prune_data
-@click.option(
-    "--timeout",
-    type=common.Duration(),
-    default=_TIMEOUT,
-    metavar="T",
-    help="Give up after T, like 90s or 5m.",
-)
+@common.timeout
 @common.once
 @click.option("-y", "--yes", is_flag=True, help="Do not ask. Only a terminal is asked.")
 @click.pass_obj
@@ -172,7 +163,9 @@ def delete(
         return ExitCode.INTERRUPTED
     code = ExitCode.SETTLED
     with interrupts.noticed() as cancelled:
-        options = command.Options(prune_data=prune_data, timeout=timeout, once=once, cancelled=cancelled)
+        options = command.Options(
+            prune_data=prune_data, timeout=timeout, once=once, author=author("delete"), cancelled=cancelled
+        )
         for target in targets:
             last = progress.follow(session.terminal, command.delete(session.app, target, options))
             ended = command.ended(session.app, target, last)
@@ -197,7 +190,11 @@ def _plan(session: Session, read: Read, policy: Policy, *, form: str, check: boo
     from orchestrator.cli.commands import plan as command
     from orchestrator.cli.views import plan as view
 
-    found = [command.planned(stack, session.app.plan(stack, policy)) for stack in read.stacks]
+    app = session.app
+    found = [
+        command.planned(stack, app.plan(stack, policy), app.orders(stack.name, ()).suspended)
+        for stack in read.stacks
+    ]
     if form == "json":
         session.terminal.document(view.document(found))
     else:

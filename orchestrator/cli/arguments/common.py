@@ -120,3 +120,13 @@ def once(verb: F) -> F:
         is_flag=True,
         help="Do it in this process, without the agent. What was made stays; nobody keeps it so.",
     )(verb)
+
+
+def timeout(verb: F) -> F:
+    return click.option(
+        "--timeout",
+        type=Duration(),
+        default=300.0,
+        metavar="T",
+        help="Give up waiting after T, like 90s or 5m (the default). What was made stays.",
+    )(verb)

@@ -102,7 +102,7 @@ def _watch(session: Session, number: int, options: Options) -> ExitCode:
                     ended = watched.ended(stack, last)
                     if ended is None or options.cancelled():
                         break
-                    progress.watched(session.terminal, ended)
+                    progress.briefly(session.terminal, ended)
     finally:
         session.app.remove_source(number)
     view.ended(session.terminal, number, removed=watched.removed)

@@ -12,18 +12,21 @@ from orchestrator.control.events import Event, Following, Waiting
 from orchestrator.errors import ConflictError
 from orchestrator.model.desired import Stack
 from orchestrator.plan.changes import Policy
+from orchestrator.state.words import Word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`timeout` in seconds. `wait`: until healthy and completed. `once`: in this process, without the agent. `cancelled`:
-    asked between steps."""
+    """`timeout` in seconds. `wait`: until healthy and completed. `once`: in this process, without the agent. `resume`: also
+    if it is suspended. `author`: for the history. `cancelled`: asked between steps."""
 
     policy: Policy
     timeout: float
     wait: bool
     once: bool
+    resume: bool
     allow_prune: bool
+    author: str
     cancelled: Callable[[], bool]
 
 
@@ -45,9 +48,12 @@ def apply(app: App, stack: Stack, options: Options) -> Iterator[Event]:
         holder = app.busy(stack.name)
         if holder:
             raise ConflictError(holder, hint="apply without --no-wait takes its turn")
+    number = app.commit(stack, prune_data=options.policy.prune_data, author=options.author)
+    if options.resume:
+        app.lift(stack.name, Word.SUSPEND, [None])
     following = Following(
         name=stack.name,
-        revision=app.commit(stack, prune_data=options.policy.prune_data),
+        revision=number,
         timeout=options.timeout,
         policy=options.policy,
         cancelled=options.cancelled,

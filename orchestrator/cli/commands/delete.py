@@ -19,6 +19,7 @@ class Options:
     prune_data: bool
     timeout: float
     once: bool
+    author: str
     cancelled: Callable[[], bool]
 
 
@@ -48,7 +49,7 @@ def delete(app: App, stack: str, options: Options) -> Iterator[Event]:
     """Events; the last one is an end."""
     following = Following(
         name=stack,
-        revision=app.forget(stack, prune_data=options.prune_data),
+        revision=app.forget(stack, prune_data=options.prune_data, author=options.author),
         timeout=options.timeout,
         policy=Policy(prune_data=options.prune_data),
         cancelled=options.cancelled,

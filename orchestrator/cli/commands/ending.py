@@ -6,41 +6,47 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.app import App
-from orchestrator.cli.commands.status import StackStatus, containers
+from orchestrator.cli.commands import status
 from orchestrator.cli.exits import ExitCode
 from orchestrator.control.events import Event, Interrupted, Superseded, TimedOut, Waiting
-from orchestrator.control.outcome import Settled, Stalled
+from orchestrator.control.outcome import Settled, Stalled, Suspended
 from orchestrator.model.ids import Ref
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """`how`: one line for people. `reasons`: refs that are not as wished. `kept`: volumes that stay."""
+    """`how`: one line for people; `suspended`: which they must see. `reasons`: refs that are not as wished; `held`: because
+    somebody stopped them. `kept`: volumes that stay."""
 
     code: ExitCode
     how: str
-    status: StackStatus
+    status: status.StackStatus
     reasons: Mapping[Ref, str]
+    held: Mapping[Ref, str]
     kept: tuple[Ref, ...]
+    suspended: bool = False
 
 
 def outcome(app: App, stack: str, last: Event | None) -> Ended:
     """`last`: the last event that was seen; None: the iteration was cut off."""
-    code, how, reasons = _meaning(last)
-    observed = app.observe_containers(stack)
+    code, how, reasons = _meaning(stack, last)
     return Ended(
         code=code,
         how=how,
-        status=StackStatus(name=stack, revision=app.revision(stack), containers=containers(observed)),
+        status=status.of(app, stack, app.observe_containers(stack)),
         reasons=reasons,
+        held=last.held if isinstance(last, Settled) else {},
         kept=app.volumes(stack),
+        suspended=isinstance(last, Suspended),
     )
 
 
-def _meaning(last: Event | None) -> tuple[ExitCode, str, Mapping[Ref, str]]:
+def _meaning(stack: str, last: Event | None) -> tuple[ExitCode, str, Mapping[Ref, str]]:
     match last:
         case Settled():
             return ExitCode.SETTLED, "settled", {}
+        case Suspended():
+            return ExitCode.SETTLED, f"{last.why}; nothing is done until `orchestrator resume {stack}`", {}
         case Waiting():
             return ExitCode.SETTLED, "not waited for", last.pending
         case Stalled():

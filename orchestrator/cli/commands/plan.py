@@ -23,15 +23,17 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """A stack, what would be done, and which changed service other machines can reach."""
+    """A stack, what would be done, and which changed service other machines can reach. `suspended`: who, since when; until
+    that is lifted nothing of it is done."""
 
     stack: Stack
     plan: Plan
     exposures: tuple[Exposure, ...] = ()
+    suspended: str | None = None
 
 
-def planned(stack: Stack, plan: Plan) -> Planned:
-    return Planned(stack=stack, plan=plan, exposures=tuple(_exposures(stack, plan)))
+def planned(stack: Stack, plan: Plan, suspended: str | None = None) -> Planned:
+    return Planned(stack=stack, plan=plan, exposures=tuple(_exposures(stack, plan)), suspended=suspended)
 
 
 def _exposures(stack: Stack, plan: Plan) -> Iterator[Exposure]:

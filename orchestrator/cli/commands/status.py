@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import UsageError
 from orchestrator.model.ids import Kind, Ref
-from orchestrator.model.observed import Health, Observation, Phase
+from orchestrator.model.observed import Health, Observation, Observed, Phase
 
 if TYPE_CHECKING:
     from orchestrator.app import App
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerStatus:
-    """One container. `address` is its first; `exit` its last end in words, while it does not run."""
+    """One container. `address` is its first; `exit` its last end in words, while it does not run. `held`: who stopped it,
+    since when. `failure`: why it is not started any more (`gave up ...`)."""
 
     ref: Ref
     phase: Phase
@@ -28,15 +29,18 @@ class ContainerStatus:
     address: str | None
     restarts: int
     exit: str | None
+    held: str | None = None
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackStatus:
-    """`revision` is None for a stack that is there and was never recorded here."""
+    """`revision` is None for a stack that is there and was never recorded here. `suspended`: by whom, since when."""
 
     name: str
     revision: int | None
     containers: tuple[ContainerStatus, ...]
+    suspended: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,23 +80,29 @@ def lines(app: App) -> tuple[StackLine, ...]:
 
 
 def _all(app: App, names: Iterable[str]) -> list[StackStatus]:
-    return [
-        StackStatus(
-            name=name, revision=app.revision(name), containers=containers(app.observe_containers(name))
-        )
-        for name in sorted(names)
+    return [of(app, name, app.observe_containers(name)) for name in sorted(names)]
+
+
+def of(app: App, name: str, observed: Observed) -> StackStatus:
+    """One stack, of observations of any kind; the containers in natural order (web-2 before web-10)."""
+    orders = app.orders(name, observed)
+    groups = {each.ref.name: each for each in observed if each.ref.kind is Kind.GROUP}
+    rows = [
+        _status(each, groups, orders.stopped.get(each.ref), app.given_up(each))
+        for each in observed
+        if each.ref.kind is Kind.CONTAINER
     ]
+    return StackStatus(
+        name=name,
+        revision=app.revision(name),
+        containers=tuple(sorted(rows, key=lambda each: _natural(each.ref.name))),
+        suspended=orders.suspended,
+    )
 
 
-def containers(observed: Iterable[Observation]) -> tuple[ContainerStatus, ...]:
-    """Of observations of any kind, the containers in natural order (web-2 before web-10)."""
-    found = tuple(observed)
-    groups = {each.ref.name: each for each in found if each.ref.kind is Kind.GROUP}
-    rows = [_status(each, groups) for each in found if each.ref.kind is Kind.CONTAINER]
-    return tuple(sorted(rows, key=lambda each: _natural(each.ref.name)))
-
-
-def _status(each: Observation, groups: dict[str, Observation]) -> ContainerStatus:
+def _status(
+    each: Observation, groups: dict[str, Observation], held: str | None, failure: str | None
+) -> ContainerStatus:
     group = groups.get(each.ref.name.partition("/")[0])
     addresses = each.addresses or (group.addresses if group else {})
     ended = each.exits[-1] if each.exits and each.phase is not Phase.RUNNING else None
@@ -104,6 +114,8 @@ def _status(each: Observation, groups: dict[str, Observation]) -> ContainerStatu
         address=next(iter(addresses.values()), None),
         restarts=each.restarts,
         exit=str(ended) if ended else None,
+        held=held,
+        failure=None if held else failure,
     )
 
 

@@ -19,6 +19,7 @@ _LOOK = {
     Verb.CREATE: ("+", "good"),
     Verb.START: (">", "good"),
     Verb.UPDATE: ("~", "warn"),
+    Verb.STOP: (".", "warn"),
     Verb.RESTART: ("*", "warn"),
     Verb.REPLACE: ("-/+", "warn"),
     Verb.DELETE: ("-", "bad"),
@@ -35,7 +36,7 @@ def show(terminal: Terminal, planned: Sequence[Planned]) -> None:
 
 
 def document(planned: Sequence[Planned]) -> dict[str, Any]:
-    """Version 1: {"version", "plans": [{"stack", "changes", "failures", "exposures", "summary"}]}."""
+    """Version 1: {"version", "plans": [{"stack", "changes", "failures", "holds", "exposures", "suspended", "summary"}]}."""
     return {"version": 1, "plans": [_document(each) for each in planned]}
 
 
@@ -53,8 +54,13 @@ def _lines(terminal: Terminal, planned: Planned) -> Iterator[str]:
         yield from _change(terminal, change, width)
     for ref, reason in plan.failures.items():
         yield f"{terminal.paint('!', 'bad')}   {ref}  {text.printable(reason)}"
+    for ref, why in plan.holds.items():
+        yield f"{terminal.paint('.', 'warn')}   {ref}  {text.printable(why)}"
     for exposure in planned.exposures:
         yield f"{terminal.paint('!', 'warn')}   {_exposure(exposure)}"
+    if planned.suspended:
+        mark = terminal.paint("!", "warn")
+        yield f"{mark}   {planned.suspended}: nothing is done until `orchestrator resume {plan.stack}`"
     if plan.changes:
         yield ""
         yield terminal.paint(f"Plan: {summary(plan)}.", "strong")
@@ -101,6 +107,7 @@ def _document(planned: Planned) -> dict[str, Any]:
         "stack": planned.plan.stack,
         "changes": [_change_document(each) for each in planned.plan.changes],
         "failures": [{"ref": str(ref), "reason": reason} for ref, reason in planned.plan.failures.items()],
+        "holds": [{"ref": str(ref), "reason": why} for ref, why in planned.plan.holds.items()],
         "exposures": [
             {
                 "ref": str(each.ref),
@@ -111,6 +118,7 @@ def _document(planned: Planned) -> dict[str, Any]:
             }
             for each in planned.exposures
         ],
+        "suspended": planned.suspended,
         "summary": {each.value: counts[each] for each in Verb if each is not Verb.KEEP},
     }
 

@@ -66,8 +66,8 @@ def applied(terminal: Terminal, ended: Ended) -> None:
     _how(terminal, ended)
 
 
-def watched(terminal: Terminal, ended: Ended) -> None:
-    """One of many applies: no table."""
+def briefly(terminal: Terminal, ended: Ended) -> None:
+    """One of many applies, or an operator's word: no table."""
     _reasons(terminal, ended)
     _how(terminal, ended)
 
@@ -134,11 +134,15 @@ def _reasons(terminal: Terminal, ended: Ended) -> None:
         terminal.complain(f"{terminal.paint('!', 'bad', err=True)} {ref}: {text.printable(reason)}")
         if ref.kind is Kind.CONTAINER and ended.code is ExitCode.FAILED and not reason.startswith("waits"):
             terminal.complain(f"  see `orchestrator logs {ended.status.name}:{ref.name}`")
+    for ref, why in ended.held.items():
+        terminal.complain(f"{terminal.paint('.', 'warn', err=True)} {ref}: {text.printable(why)}")
 
 
 def _how(terminal: Terminal, ended: Ended) -> None:
     line = f"stack {ended.status.name}: {ended.how}"
-    if ended.code is ExitCode.SETTLED:
+    if ended.suspended:
+        terminal.complain(terminal.paint(line, "warn", err=True))
+    elif ended.code is ExitCode.SETTLED:
         terminal.say(line)
     else:
         terminal.complain(terminal.paint(line, "bad", err=True))

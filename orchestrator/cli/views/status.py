@@ -27,13 +27,14 @@ def show(terminal: Terminal, stacks: Sequence[StackStatus]) -> None:
 
 
 def document(stacks: Sequence[StackStatus]) -> dict[str, Any]:
-    """Version 1: {"version", "stacks": [{"name", "revision", "containers": [...]}]}."""
+    """Version 1: {"version", "stacks": [{"name", "revision", "suspended", "containers": [...]}]}."""
     return {
         "version": 1,
         "stacks": [
             {
                 "name": each.name,
                 "revision": each.revision,
+                "suspended": each.suspended,
                 "containers": [_container(row) for row in each.containers],
             }
             for each in stacks
@@ -76,7 +77,8 @@ def list_document(stacks: Sequence[StackLine]) -> dict[str, Any]:
 
 
 def _title(stack: StackStatus) -> str:
-    return f"{stack.name}  revision {_revision(stack.revision)}"
+    title = f"{stack.name}  revision {_revision(stack.revision)}"
+    return f"{title}  {text.printable(stack.suspended)}" if stack.suspended else title
 
 
 def _revision(number: int | None, none: str = "-") -> str:
@@ -86,13 +88,20 @@ def _revision(number: int | None, none: str = "-") -> str:
 def _row(each: ContainerStatus) -> tuple[str, ...]:
     return (
         str(each.ref),
-        each.phase.value,
+        _phase(each),
         "-" if each.health is Health.NONE else each.health.value,
         "-" if each.pid is None else str(each.pid),
         each.address or "-",
         str(each.restarts),
         text.printable(each.exit or "-"),
     )
+
+
+def _phase(each: ContainerStatus) -> str:
+    """People want to know why it does not run."""
+    if each.held is not None and each.phase is not Phase.RUNNING:
+        return "held"
+    return "gave up" if each.failure and each.failure.startswith("gave up") else each.phase.value
 
 
 def _colored(terminal: Terminal, lines: str, stack: StackStatus) -> str:
@@ -102,6 +111,8 @@ def _colored(terminal: Terminal, lines: str, stack: StackStatus) -> str:
 
 
 def _style(each: ContainerStatus) -> str:
+    if each.held is not None:
+        return "warn"
     if each.health is Health.UNHEALTHY or (each.phase is Phase.EXITED and each.exit != "exit 0"):
         return "bad"
     if each.health in (Health.STARTING, Health.UNKNOWN) or each.phase is not Phase.RUNNING:
@@ -118,4 +129,6 @@ def _container(each: ContainerStatus) -> dict[str, Any]:
         "address": each.address,
         "restarts": each.restarts,
         "exit": each.exit,
+        "held": each.held,
+        "failure": each.failure,
     }
