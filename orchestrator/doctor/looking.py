@@ -206,10 +206,12 @@ def _known(name: str) -> bool:
 
 
 def _has_kill(hierarchies: Hierarchies) -> bool:
-    """No root has the file: any folder below tells, or the kernel's age."""
-    below = Path(hierarchies.unified).iterdir() if hierarchies.unified else iter(())
-    folder = next((each for each in below if each.is_dir()), None)
-    return (folder / "cgroup.kill").exists() if folder else version(platform.release()) >= (5, 14)
+    """No root has the file: a folder below tells that lets us look, or the kernel's age."""
+    with suppress(OSError):
+        for each in Path(hierarchies.unified or "/nowhere").iterdir():
+            if os.access(each, os.X_OK) and each.is_dir():
+                return (each / "cgroup.kill").exists()
+    return version(platform.release()) >= (5, 14)
 
 
 def _delegated(layout: Layout, hierarchies: Hierarchies) -> frozenset[str] | None:
@@ -233,10 +235,8 @@ def _spaces(folders: Iterable[Path]) -> tuple[Space, ...]:
 
 
 def _existing(folder: Path) -> str:
-    """It, or the nearest above it that is there."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return os.fspath(folder)
+    """It, or the nearest above it that is there and that we may see."""
+    return next((os.fspath(each) for each in (folder, *folder.parents) if os.access(each, os.F_OK)), "/")
 
 
 def _runs(command: str) -> bool:

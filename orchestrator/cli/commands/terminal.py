@@ -45,6 +45,7 @@ def converse(attached: Attached, ours: Ours) -> int:
     """The command's exit code; 128 + N where signal N ended us before."""
     os.set_blocking(attached.terminal, False)
     with _raw(ours.stdin), _signals() as signals:
+        attached.resize(*ours.size())  # it may have changed before we would have heard of it
         return _Conversation(attached, ours, signals).run()
 
 
