@@ -187,7 +187,7 @@ export DOCKER_HOST=unix://{at}/docker.sock
 dockerd -H "$DOCKER_HOST" --data-root {at}/data --exec-root {at}/exec --pidfile {at}/pid >{at}/log 2>&1 &
 daemon=$!
 leave() {{
-    docker ps -aq | xargs -r docker rm -f >/dev/null 2>&1
+    docker ps -aq 2>/dev/null | xargs -r docker rm -f >/dev/null 2>&1
     kill $daemon; wait $daemon
     rmdir /sys/fs/cgroup/*/docker /sys/fs/cgroup/docker 2>/dev/null
 }}
