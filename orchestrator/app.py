@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from orchestrator.state.store import Store
     from orchestrator.state.words import Said, Word
 
-LOOKED_AT = frozenset({Kind.GROUP, Kind.CONTAINER})
 PROBE_OUTPUT = 1024
 TIMED_OUT = 124  # `Runtime.exec`
 
@@ -216,8 +215,10 @@ class App:
         return self._with_health(self.drivers, stack)
 
     def observe_containers(self, stack: str) -> Observed:
-        """Its groups and containers (and what else their driver holds)."""
-        return self._with_health([each for each in self.drivers if each.kinds & LOOKED_AT], stack)
+        """Its groups and containers, without looking whether anything of them was changed behind our back."""
+        from orchestrator.control import health
+
+        return health.merge(tuple(self.runtime.glance(stack)), self.layout, self._clock())
 
     def volumes(self, stack: str) -> tuple[Ref, ...]:
         """Those of which there is data."""

@@ -101,6 +101,13 @@ class FakeDriver:
             self._let_time_pass()
             return [each.observation() for target, each in self.things.items() if target.stack == stack]
 
+    def glance(self, stack: str) -> Sequence[Observation]:
+        return [
+            replace(each, actual={}, damage=(), broken=())
+            for each in self.observe(stack)
+            if each.ref.kind in (Kind.GROUP, Kind.CONTAINER)
+        ]
+
     def create(self, target: Incarnation, spec: Spec, bound: Sequence[Bound]) -> None:
         def effect() -> None:
             thing = self.things.setdefault(target, Thing(target))

@@ -197,6 +197,11 @@ class Usage:
 class Runtime(Driver, Protocol):
     """A driver of containers, with the operations that operators use on them."""
 
+    def glance(self, stack: str) -> Sequence[Observation]:
+        """As `observe`, of groups and containers alone, and without `actual`, `damage` and `broken`: what people ask for
+        often."""
+        ...
+
     def exec(
         self, target: Incarnation, request: ExecRequest, stdio: tuple[int, int, int], timeout: float | None
     ) -> int:

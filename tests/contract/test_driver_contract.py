@@ -66,6 +66,19 @@ def test_created_is_recorded_and_not_in_effect(world: World) -> None:
     assert found.restarts == 0 and found.exits == ()
 
 
+def test_a_glance_sees_what_runs_as_a_close_look_does(world: World) -> None:
+    world.apply(stack(group_of("web"), group_of("ended")))
+    world.driver(container("ended")).stop(world.incarnation(container("ended")))
+    runtime = world.driver(container("web"))
+    close = {
+        each.ref: replace(each, actual={}, damage=(), broken=())
+        for each in runtime.observe(world.stack)
+        if each.ref.kind in (Kind.GROUP, Kind.CONTAINER)
+    }
+    assert {each.ref: each for each in runtime.glance(world.stack)} == close
+    assert {close[container(name)].phase for name in ("web", "ended")} == {Phase.RUNNING, Phase.EXITED}
+
+
 def test_every_operation_may_be_repeated(world: World) -> None:
     wish = stack(group_of("web", volume="data"))
     world.apply(wish)

@@ -224,6 +224,24 @@ class Containers:
             return record.observation(Phase.INCOMPLETE)
         if record.extra.get("used"):
             record = replace(record, spec=self._contents.applied(record))
+        if state is None or state.pid is None:
+            return self.glance(record, state, addresses)
+        names = self._names(record)
+        limits = self._enforced.observed(names, (record.spec or {}).get("limits"))
+        contents = self._contents.drift(record)
+        return self.glance(
+            record,
+            state,
+            addresses,
+            actual={**limits, **contents} if contents else limits,
+            damage=tuple(self._condition.damage(record.target, names, state.pid)),
+            broken=tuple(self._condition.broken(record.target, names, state.pid)),
+        )
+
+    def glance(
+        self, record: Record, state: ProcessState | None, addresses: Mapping[str, str], **closer: Any
+    ) -> Observation:
+        """Only what the supervisor knows of it, and `closer`, what else was seen of one that runs."""
         if state is None:
             return self._unsupervised(record, addresses)
         if state.pid is None:
@@ -231,19 +249,14 @@ class Containers:
             return record.observation(
                 phase, exits=state.exits, restarts=max(0, state.starts - 1), started=state.started
             )
-        names = self._names(record)
-        limits = self._enforced.observed(names, (record.spec or {}).get("limits"))
-        contents = self._contents.drift(record)
         return record.observation(
             Phase.RUNNING,
-            actual={**limits, **contents} if contents else limits,
-            damage=tuple(self._condition.damage(record.target, names, state.pid)),
-            broken=tuple(self._condition.broken(record.target, names, state.pid)),
             exits=state.exits,
             restarts=max(0, state.starts - 1),
             pid=state.pid,
             started=state.started,
             addresses=addresses,
+            **closer,
         )
 
     def _unsupervised(self, record: Record, addresses: Mapping[str, str]) -> Observation:

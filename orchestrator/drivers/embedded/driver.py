@@ -113,6 +113,22 @@ class EmbeddedDriver:
         self._forget(stack, records, states)
         return tuple(found)
 
+    def glance(self, stack: str) -> Sequence[Observation]:
+        records = self._records.list(stack)
+        containers = [each for each in records if each.target.ref.kind is Kind.CONTAINER]
+        states = self._supervisor.states([each.target.id for each in containers]) if containers else {}
+        addresses = self._addresses(records)
+        found = []
+        for each in records:
+            if not each.readable:
+                found.append(each.observation(Phase.INCOMPLETE))
+            elif each.target.ref.kind is Kind.GROUP:
+                found.append(self._groups.glance(each, addresses[each.target.id]))
+            elif each.target.ref.kind is Kind.CONTAINER:
+                shared = next((addresses.get(group.id, {}) for group in each.bound(Kind.GROUP)), {})
+                found.append(self._containers.glance(each, states.get(each.target.id), shared))
+        return tuple(found)
+
     def create(self, target: Incarnation, spec: Spec, bound: Sequence[Bound]) -> None:
         self._records.write(target, spec, bound)
         if target.ref.kind is Kind.CONTAINER:

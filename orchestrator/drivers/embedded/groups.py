@@ -145,6 +145,10 @@ class Groups:
         )
         return record.observation(Phase.RUNNING, actual=actual, addresses=addresses, damage=damage)
 
+    def glance(self, record: Record, addresses: Mapping[str, str]) -> Observation:
+        running = self._pinned(record.target.id) and self._network.attached(record.target)
+        return record.observation(Phase.RUNNING if running else Phase.CREATED, addresses=addresses)
+
     def addresses(self, target: Incarnation) -> Mapping[str, str]:
         """network -> address; empty when it is not attached."""
         return self._network.addresses(target)
