@@ -276,22 +276,28 @@ class _Verdicts:
         ref, why = change.ref, self.policy.stopped[change.ref]
         self.failures.pop(ref, None)
         self.holds[ref] = why
+        running = found is not None and found.phase is Phase.RUNNING
         if change.verb in NEW_INCARNATION:
-            return replace(change, rests=True)
+            resting = replace(change, rests=True)
+            if not (running and self._gate(resting).waits):  # one that must wait stops now all the same
+                return resting
         fields = change.fields
         if any(each.update is not Update.LIVE for each in fields):
             self.holds[ref], fields = explain.held(why, fields), ()
             self.late.add(ref)
         rest = replace(change, cause=None, not_before=None, fault=None, fields=fields)
-        if found is not None and found.phase is Phase.RUNNING:
+        if running:
             return replace(rest, verb=Verb.STOP, reason=why)
         return replace(rest, verb=Verb.UPDATE if fields else Verb.KEEP)
 
     def _gate(self, change: Change) -> Change:
+        """What rests needs the others made, not started: it is bound to them."""
         waits = tuple(
             need
             for need in self.stack.needs.get(change.ref, ())
-            if (need.structural or not change.rests) and not self._met(need)
+            if not self._met(
+                replace(need, until=Until.CREATED) if change.rests and not need.structural else need
+            )
         )
         return replace(change, waits=waits) if waits else change
 

@@ -167,6 +167,21 @@ def test_others_are_waited_for_as_ever(engine: Engine) -> None:
     assert isinstance(judge(wish, plan, engine.observed(), engine.now + 9), Again)
 
 
+def test_what_is_held_is_not_made_before_what_it_is_bound_to(engine: Engine) -> None:
+    needs = {"db": Until.STARTED}
+    wish = stack(
+        Group(name="db"),
+        Group(name="between", needs=needs),
+        Group(name="web", needs={"between": Until.STARTED}),
+    )
+    policy = held(container("db"), WEB)
+    plan = engine.settle(wish, policy)
+    assert not plan.steps
+    assert WEB not in engine.ids()
+    engine.settle(wish, held(WEB))
+    assert engine.fake.thing(WEB).phase is Phase.CREATED
+
+
 @settings(max_examples=60, deadline=None)
 @given(stacks(), stacks(), st.data())
 def test_with_any_holds_a_stack_settles_and_none_of_them_runs(
