@@ -54,10 +54,9 @@ Outcome = Settled | Again | Stalled | Suspended
 def judge(stack: Stack | None, plan: Plan, observed: Observed, now: float) -> Outcome:
     """`plan` has no steps. `now`: CLOCK_BOOTTIME seconds."""
     waits, held = _waits(plan)
-    active = {
-        ref: text for ref, (text, _) in _unsettled(stack, observed, now).items() if ref not in plan.failures
-    }
-    due = [due for ref, (_, due) in _unsettled(stack, observed, now).items() if due is not None]
+    unsettled = _unsettled(stack, observed, now)
+    active = {ref: text for ref, (text, _) in unsettled.items() if ref not in plan.failures}
+    due = [due for _, due in unsettled.values() if due is not None]
     for change in plan.changes:
         if change.not_before is not None and not change.waits:
             active[change.ref] = f"restarts in {max(0.0, change.not_before - now):.0f} s: {change.reason}"

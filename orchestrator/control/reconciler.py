@@ -77,6 +77,16 @@ class Pass:
     superseded: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Quiet:
+    """What a plan without changes and complaints was made from."""
+
+    stack: Stack | None
+    policy: Policy
+    observed: Observed
+    plan: Plan
+
+
 class Reconciler:
     """`drivers`: one for each Kind (the same one may serve several). `pool` runs driver calls, at most `width` at once;
     `ids` gives ids of new incarnations; `clock` is CLOCK_BOOTTIME in seconds; `wall` Unix time; `command` stands in the
@@ -105,6 +115,7 @@ class Reconciler:
         self.wall = wall
         self.command = command
         self._decoded: dict[str, tuple[tuple[int, str], Stack]] = {}
+        self._quiet: dict[str, _Quiet] = {}
 
     def desired(self, name: str) -> tuple[int, Stack | None, bool]:
         """(revision number, wish, whether data may be pruned) from the store; the wish is None for a deleted stack, and for
@@ -112,6 +123,7 @@ class Reconciler:
         mark = self.store.mark(name)
         if mark is None or mark.deleted:
             self._decoded.pop(name, None)
+            self._quiet.pop(name, None)
             return (mark.number, None, mark.prune_data) if mark else (0, None, False)
         key = (mark.number, mark.digest)
         known = self._decoded.get(name)
@@ -168,7 +180,7 @@ class Reconciler:
                 return Pass(revision=revision, plan=Plan(stack=name), observed=observed, outcome=left)
             policy = said.policy(replace(policy, prune_data=policy.prune_data or prune_data))
             policy = neighbours.aware(policy, name, stack, observed, self.drivers)
-            plan = make_plan(stack, observed, policy, now, name=name)
+            plan = self._planned(name, stack, observed, policy, now)
             blocked = self._blocked(stack, plan)
             if blocked:
                 policy = replace(policy, held={**policy.held, **blocked})
@@ -179,6 +191,21 @@ class Reconciler:
                 outcome = judge(stack, plan, observed, now)
                 return Pass(revision=revision, plan=plan, observed=observed, outcome=outcome)
             return (yield from self._execute(plan, observed, revision, cancelled))
+
+    def _planned(
+        self, name: str, stack: Stack | None, observed: Observed, policy: Policy, now: float
+    ) -> Plan:
+        """A plan without changes and complaints is the same at any time: it is made again only when what it was made from
+        is not equal any more."""
+        quiet = self._quiet.get(name)
+        if quiet and quiet.stack is stack and quiet.policy == policy and quiet.observed == observed:
+            return quiet.plan
+        plan = make_plan(stack, observed, policy, now, name=name)
+        if plan.empty and not plan.failures:
+            self._quiet[name] = _Quiet(stack, policy, observed, plan)
+        else:
+            self._quiet.pop(name, None)
+        return plan
 
     def _blocked(self, stack: Stack | None, plan: Plan) -> Mapping[Ref, str]:
         """Containers that this host could not start again (a secret or a bound folder is missing), with why: what runs is

@@ -6,7 +6,6 @@ meanwhile is started again and followed further: what is to be done stands in th
 
 from __future__ import annotations
 
-import select
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,7 +79,7 @@ class Resident:
                     if following.cancelled():
                         yield Interrupted(agent=True)
                         return
-                    if select.select([sock], [], [], _SLICE)[0] and not incoming.receive(sock):
+                    if wire.readable([sock], _SLICE) and not incoming.receive(sock):
                         raise ConnectionResetError("the agent ended")
                 if "error" in frame.header:
                     raise HostError(f"the agent does not understand: {frame.header['error']['message']}")

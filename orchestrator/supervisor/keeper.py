@@ -8,7 +8,6 @@ of one that dies meanwhile are kept; of the network it holds bound ports. Small,
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import sys
@@ -67,7 +66,7 @@ class Keeper:
             pauses = [self._tend(), None if self._link else 0.02]
             waiting = [each for each in (self._link, self._wake) if each is not None]
             pause = min((each for each in pauses if each is not None), default=None)
-            ready = select.select(waiting, [], [], pause)[0]
+            ready = wire.readable(waiting, pause)
             if self._wake in ready:
                 with suppress(BlockingIOError):
                     self._wake.recv(4096)
@@ -119,7 +118,7 @@ class Keeper:
             os.kill(self._agent, signal.SIGTERM)
         end = time.monotonic() + _FAREWELL
         while self._agent and (left := end - time.monotonic()) > 0:
-            select.select([self._wake], [], [], left)
+            wire.readable([self._wake], left)
             with suppress(BlockingIOError):
                 self._wake.recv(4096)
             self._reap()

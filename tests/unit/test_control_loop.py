@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.control import health
+from orchestrator.control import reconciler as reconciler_module
 from orchestrator.control.attempts import Verdict
 from orchestrator.control.events import Event, Following, Interrupted, Superseded, TimedOut, Waiting
 from orchestrator.control.loop import follow
@@ -26,7 +27,8 @@ from orchestrator.execute.executor import Status
 from orchestrator.model.desired import CommandProbe, Health, Stack, Until
 from orchestrator.model.ids import Kind, Ref
 from orchestrator.model.observed import Phase
-from orchestrator.plan.changes import Policy
+from orchestrator.plan import planner
+from orchestrator.plan.changes import Plan, Policy
 from orchestrator.ports.driver import Problem
 from orchestrator.ports.layout import Layout
 from orchestrator.state import document
@@ -290,6 +292,28 @@ def test_the_end_of_a_process_wakes_the_loop(world: World) -> None:
     finally:
         os.close(read)
         os.close(write)
+
+
+def test_a_plan_is_made_again_only_when_the_world_or_the_wish_is_another(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def counting(*args: object, **more: object) -> Plan:
+        made.append(1)
+        return planner.plan(*args, **more)  # type: ignore[arg-type]
+
+    world.follow(stack(Group(name="web")))
+    monkeypatch.setattr(reconciler_module, "make_plan", counting)
+    for _ in range(3):
+        world.reconciler.reconcile(NAME)
+    assert len(made) == 0
+    world.fake.thing(container("web")).actual["limits.pids"] = 7
+    world.reconciler.reconcile(NAME)
+    assert len(made) == 1 and world.fake.thing(container("web")).actual == {}
+    world.commit(stack(Group(name="web"), memory=1 << 30))
+    world.reconciler.reconcile(NAME)
+    assert len(made) == 2
 
 
 def test_plan_touches_nothing(world: World) -> None:

@@ -39,12 +39,19 @@ class Cgroups:
     def __init__(self, layout: Layout, hierarchies: Hierarchies) -> None:
         self._layout = layout
         self.host = hierarchies
+        self._bases: dict[str | None, str] = {}
         self.versions = {each: hierarchies.version(each) for each in CONTROLLERS}
 
     # places
 
     def base(self, controller: str | None = None) -> str:
         """Our folder in the hierarchy of `controller`; None: the v2 one. The only place that decides where we live."""
+        known = self._bases.get(controller)
+        if known is None:
+            known = self._bases[controller] = self._base(controller)
+        return known
+
+    def _base(self, controller: str | None) -> str:
         if controller is not None and self.versions[controller] == 1:
             return f"{self.host.v1[controller]}/{self._layout.cgroup}"
         if self.host.unified is None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -32,7 +31,7 @@ from orchestrator.model.observed import Observation, Phase
 from orchestrator.model.signals import signal_number
 from orchestrator.ports.driver import Attached, ExecRequest, GroupNetwork, Root, Roots, Volumes
 from orchestrator.ports.layout import Layout
-from orchestrator.supervisor import adoption, facts
+from orchestrator.supervisor import adoption, facts, wire
 from orchestrator.supervisor.client import LaunchError, LogTarget, ProcessState, Supervisor, Visit
 from orchestrator.supervisor.container import Container
 from orchestrator.supervisor.kernel.mounts import OVERLAY, filesystem
@@ -208,7 +207,7 @@ class Containers:
             if os.fstat(root).st_dev == os.stat("/").st_dev or filesystem(root) != OVERLAY:
                 os.close(root)
                 raise StepError(f"{target.ref} is only just starting", hint="try again")
-            if select.select([pidfd], [], [], 0)[0]:
+            if wire.readable([pidfd], 0):
                 os.close(root)
                 raise StepError(f"{target.ref} has just ended")
             return root
@@ -218,15 +217,12 @@ class Containers:
             os.close(pidfd)
 
     def observation(
-        self, record: Record, state: ProcessState | None, addresses: Mapping[str, str]
+        self, record: Record, names: Names, state: ProcessState | None, addresses: Mapping[str, str]
     ) -> Observation:
-        if not record.readable:
-            return record.observation(Phase.INCOMPLETE)
         if record.extra.get("used"):
             record = replace(record, spec=self._contents.applied(record))
         if state is None or state.pid is None:
             return self.glance(record, state, addresses)
-        names = self._names(record)
         limits = self._enforced.observed(names, (record.spec or {}).get("limits"))
         contents = self._contents.drift(record)
         return self.glance(

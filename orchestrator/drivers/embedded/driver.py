@@ -8,11 +8,11 @@ there has died (then the supervisor is wanted back: only it knows the exits).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from orchestrator.drivers.embedded import strangers, usage
-from orchestrator.drivers.embedded.cgroups import Cgroups
+from orchestrator.drivers.embedded.cgroups import Cgroups, Names
 from orchestrator.drivers.embedded.condition import Condition
 from orchestrator.drivers.embedded.containers import Containers
 from orchestrator.drivers.embedded.enforced import Enforced
@@ -39,7 +39,7 @@ from orchestrator.ports.driver import (
 )
 from orchestrator.ports.layout import Layout
 from orchestrator.supervisor import facts
-from orchestrator.supervisor.client import ProcessState, Supervisor
+from orchestrator.supervisor.client import Supervisor
 
 
 class EmbeddedDriver:
@@ -63,6 +63,7 @@ class EmbeddedDriver:
         self._records = Records(layout, self.kinds)
         self._cgroups = Cgroups(layout, self._host)
         self._readings = Readings()
+        self._kept: dict[str, tuple[Set[Names], Set[Names]]] = {}  # by stack: what is there, and what runs
         self._enforced = Enforced(self._cgroups, self._readings)
         self._condition = Condition(layout, self._records, supervisor, self._cgroups, self._readings)
         self._stacks = Stacks(layout, self._records, supervisor, self._cgroups, self._enforced)
@@ -89,12 +90,11 @@ class EmbeddedDriver:
         records = self._records.list(stack)
         containers = [each for each in records if each.target.ref.kind is Kind.CONTAINER]
         states = self._supervisor.states([each.target.id for each in containers]) if containers else {}
-        groups = {each.target.id: next(iter(each.bound(Kind.GROUP)), None) for each in containers}
-        running = Counter(
-            group.id for id, group in groups.items() if group and id in states and states[id].pid is not None
-        )
+        names = {each.target.id: self._names(each) for each in records if each.readable}
+        alive = {names[id] for id, state in states.items() if state.pid is not None and id in names}
+        running = Counter(each[-2] for each in alive)
         addresses, damage = self._addresses(records), self._damage(records)
-        found = self._orphans(stack, records, running)
+        found = list(self._orphans(stack, names, alive))
         for each in records:
             if not each.readable:
                 found.append(each.observation(Phase.INCOMPLETE))
@@ -107,10 +107,10 @@ class EmbeddedDriver:
                 )
                 found.append(seen)
             else:
-                group = groups[each.target.id]
-                shared = addresses.get(group.id, {}) if group else {}
-                found.append(self._containers.observation(each, states.get(each.target.id), shared))
-        self._forget(stack, records, states)
+                id = each.target.id
+                shared = addresses.get(names[id][-2], {})
+                found.append(self._containers.observation(each, names[id], states.get(id), shared))
+        self._forget(stack, frozenset(names.values()), alive)
         return tuple(found)
 
     def glance(self, stack: str) -> Sequence[Observation]:
@@ -219,26 +219,28 @@ class EmbeddedDriver:
         groups = [each.target for each in records if each.target.ref.kind is Kind.GROUP and each.readable]
         return self._groups.damage(groups) if groups else {}
 
-    def _orphans(self, stack: str, records: Sequence[Record], running: Counter[str]) -> list[Observation]:
-        """Cgroups of ours that no record speaks of: only good for deletion. A record is there before its cgroup and goes
-        after it, so one that is missing before and after the look at the cgroup is none that is on its way."""
-        known = {each.target.id for each in records}
-        groups = {each.target.id for each in records if each.target.ref.kind is Kind.GROUP}
-        inside = {id: running[id] for id in groups}
-        found = []
-        for kind, id in strangers.strangers(self._cgroups, stack, known, inside):
+    def _orphans(self, stack: str, known: Mapping[str, Names], alive: Set[Names]) -> Iterator[Observation]:
+        """Cgroups of ours that no record speaks of: only good for deletion. Looked for only where there are more than must
+        be. A record is there before its cgroup and goes after it, so one that is missing before and after the look at the
+        cgroup is none that is on its way."""
+        others = (each for each in known.values() if len(each) > 1 and each not in alive)
+        expected = len(alive) + sum(self._enforced.exists(each) for each in others)
+        if self._enforced.count(stack) <= expected:
+            return
+        for kind, id in strangers.strangers(self._cgroups, stack, known):
             target = Incarnation(stack, Ref(kind, id), id)
             if self._records.read(target) is None:
-                found.append(Observation(ref=target.ref, id=id, phase=Phase.INCOMPLETE, applied={}))
-        return found
+                yield Observation(ref=target.ref, id=id, phase=Phase.INCOMPLETE, applied={})
 
-    def _forget(self, stack: str, records: Sequence[Record], states: Mapping[str, ProcessState]) -> None:
+    def _forget(self, stack: str, names: Set[Names], running: Set[Names]) -> None:
         """Let go of what was kept of incarnations that are gone, or do not run."""
-        names = {self._names(each) for each in records if each.readable}
-        running = {each for each in names if each[-1] in states and states[each[-1]].pid is not None}
-        self._enforced.keep(stack, names)
-        self._condition.keep(stack, names, running)
-        self._readings.keep(names, lambda owner: isinstance(owner, tuple) and owner[0] == stack)
+        if self._kept.get(stack) != (names, running):
+            self._enforced.keep(stack, names)
+            self._condition.keep(stack, names, running)
+            self._readings.keep(stack, names)
+            self._kept[stack] = names, running
+        if not names:
+            del self._kept[stack]
 
     def _member(self, group: Incarnation) -> int | None:
         """A process that runs in the group."""

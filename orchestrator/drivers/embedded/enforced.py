@@ -6,6 +6,7 @@ parsed again. Must not write anything.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,12 @@ class Enforced:
         """Whether the cgroup is there."""
         path = f"{self._cgroups.folder(names)}/cgroup.events"
         return self._readings.read(names, "cgroup.events", path) is not None
+
+    def count(self, stack: str) -> int:
+        """How many cgroups there are below the stack's."""
+        text = self._readings.read((stack,), "cgroup.stat", f"{self._cgroups.folder((stack,))}/cgroup.stat")
+        found = re.match(rb"nr_descendants (\d+)", text or b"")
+        return int(found[1]) if found else 0
 
     def keep(self, stack: str, names: Set[Names]) -> None:
         """Forget what is the stack's and not in `names`."""

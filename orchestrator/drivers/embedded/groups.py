@@ -1,32 +1,27 @@
 """Stacks and group instances: budgets, pinned namespaces, networks.
 
-In: incarnations and specs. Out: cgroups, namespaces under `Layout.group_run(id)`/net, ipc and uts, addresses by the network
-port. No process holds a namespace: a bind mount does, so a group outlives every process of ours.
+In: incarnations and specs. Out: cgroups, pinned namespaces, addresses by the network port. A group outlives every process
+of ours.
 """
 
 from __future__ import annotations
 
-# ruff: noqa: PTH116
 import contextlib
-import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.drivers.embedded.cgroups import Cgroups
 from orchestrator.drivers.embedded.enforced import Enforced
-from orchestrator.drivers.embedded.program import SHARED, group_program
-from orchestrator.drivers.records import Record, Records, private_folders
+from orchestrator.drivers.embedded.pins import Pins
+from orchestrator.drivers.records import Record, Records
 from orchestrator.drivers.trees import remove_tree
-from orchestrator.errors import StepError
 from orchestrator.model import codec
 from orchestrator.model.desired import GroupSpec, Limits, StackSpec
 from orchestrator.model.ids import Incarnation, Kind, Ref
 from orchestrator.model.observed import Observation, Phase
 from orchestrator.ports.driver import Attachment, GroupNetwork
 from orchestrator.ports.layout import Layout
-from orchestrator.supervisor import inline
 from orchestrator.supervisor.client import Supervisor
-from orchestrator.supervisor.kernel import mounts
 
 
 class Stacks:
@@ -87,20 +82,19 @@ class Groups:
         self._cgroups = cgroups
         self._enforced = enforced
         self._network = network
-        self._nsfs = os.stat("/proc/self/ns/net").st_dev
+        self._pins = Pins(layout)
 
     def start(self, record: Record) -> None:
         target, spec = record.target, codec.decode(GroupSpec, record.spec)
         self._supervisor.ensure()
         self._cgroups.make(names_of(target), spec.limits)
-        folder = os.fspath(self._layout.group_run(target.id))
-        if not self._pinned(target.id):
-            self._pin(spec, folder)
+        if not self._pins.pinned(target.id):
+            self._pins.pin(target.id, spec)
         self._network.attach(self._attachment(target, spec))
 
     def stop(self, target: Incarnation) -> None:
         self._network.detach(target)
-        self._unpin(os.fspath(self._layout.group_run(target.id)))
+        self._pins.unpin(target.id)
 
     def update(
         self, target: Incarnation, spec: GroupSpec, fields: frozenset[str], member: Callable[[], int | None]
@@ -112,9 +106,9 @@ class Groups:
             self._cgroups.make(names, spec.limits)
         elif "limits" in fields:
             self._cgroups.apply(names, spec.limits)
-        if not self._pinned(target.id):
-            self._repin(target, member)
-        if self._pinned(target.id):
+        if not self._pins.pinned(target.id):
+            self._pins.pin_again(target.id, member)
+        if self._pins.pinned(target.id):
             self._network.mend(self._attachment(target, spec))
             if fields & {"networks", "dns"}:
                 self._network.rejoin(self._attachment(target, spec))
@@ -133,7 +127,7 @@ class Groups:
     ) -> Observation:
         """`damage`: of its network. `populated`: whether a container runs in it: then its namespaces live, even without
         their pins."""
-        names, pinned = names_of(record.target), self._pinned(record.target.id)
+        names, pinned = names_of(record.target), self._pins.pinned(record.target.id)
         if not (pinned or populated) or not self._network.attached(record.target):
             return record.observation(Phase.CREATED)
         limits = self._enforced.observed(names, (record.spec or {}).get("limits"))
@@ -146,7 +140,7 @@ class Groups:
         return record.observation(Phase.RUNNING, actual=actual, addresses=addresses, damage=damage)
 
     def glance(self, record: Record, addresses: Mapping[str, str]) -> Observation:
-        running = self._pinned(record.target.id) and self._network.attached(record.target)
+        running = self._pins.pinned(record.target.id) and self._network.attached(record.target)
         return record.observation(Phase.RUNNING if running else Phase.CREATED, addresses=addresses)
 
     def addresses(self, target: Incarnation) -> Mapping[str, str]:
@@ -162,50 +156,6 @@ class Groups:
             dns=spec.dns,
             netns=os.fspath(self._layout.group_run(target.id) / "net"),
         )
-
-    def _pinned(self, id: str) -> bool:
-        folder = os.fspath(self._layout.group_run(id))
-        try:
-            return all(os.stat(f"{folder}/{kind}").st_dev == self._nsfs for kind in SHARED)
-        except OSError:
-            return False
-
-    def _pin(self, spec: GroupSpec, folder: str) -> None:
-        self._unpin(folder)  # what a start that was cut short left
-        try:
-            private_folders(self._layout.run, folder)
-            for kind in SHARED:
-                os.close(os.open(f"{folder}/{kind}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        except OSError as error:
-            raise StepError.of("cannot make the group's folder", error) from error
-        inline.run(group_program(spec, folder))
-
-    def _repin(self, target: Incarnation, member: Callable[[], int | None]) -> None:
-        """Pin the namespaces of the process again; it must be the same one afterwards, or they may be another's."""
-        folder, pid = os.fspath(self._layout.group_run(target.id)), member()
-        if pid is None:
-            return  # nothing runs in it any more: the next start makes new ones
-        self._unpin(folder)
-        private_folders(self._layout.run, folder)
-        for kind in SHARED:
-            os.close(os.open(f"{folder}/{kind}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            mounts.mount(f"/proc/{pid}/ns/{kind}", f"{folder}/{kind}", "", mounts.MS_BIND)
-        if member() != pid:
-            self._unpin(folder)
-            raise StepError(
-                f"{target.ref}: what ran in it has just ended", hint="the next pass starts it again"
-            )
-
-    def _unpin(self, folder: str) -> None:
-        for kind in SHARED:
-            path = f"{folder}/{kind}"
-            for _ in range(8):  # a start that was repeated may have pinned twice
-                try:
-                    mounts.detach(path)
-                except OSError as error:
-                    if error.errno in (errno.EINVAL, errno.ENOENT):
-                        break  # not mounted (any more)
-                    raise StepError.of(f"cannot unpin {path}", error) from error
 
 
 def names_of(target: Incarnation) -> tuple[str, str]:

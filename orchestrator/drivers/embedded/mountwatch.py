@@ -44,6 +44,10 @@ class MountWatch:
         self._owners: dict[int, Names] = {}  # by descriptor
         self._lock = threading.Lock()
 
+    def __del__(self) -> None:
+        for fd in self._owners:
+            os.close(fd)
+
     def record(self, names: Names, pid: int) -> None:
         """Take down how the mounts are; nothing where the process has ended already."""
         with suppress(OSError):

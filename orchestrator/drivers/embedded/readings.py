@@ -1,7 +1,7 @@
 """Small files of the kernel that are read again and again, kept open: a pread(2) costs a fifth of open, read and close.
 
-In: an owner, what it calls the file, and its path. Out: the bytes that the kernel gives now, or None. Kept descriptors are
-bounded by half of RLIMIT_NOFILE; beyond, files are opened each time. Safe for several threads.
+In: whose file it is, what it is called there, and its path. Out: the bytes that the kernel gives now, or None. Kept
+descriptors are bounded by half of RLIMIT_NOFILE; beyond, files are opened each time. Safe for several threads.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import resource
 import threading
-from collections.abc import Callable, Hashable, Set
+from collections.abc import Set
+
+from orchestrator.drivers.embedded.cgroups import Names
 
 _SIZE = 65536
 
@@ -18,11 +20,16 @@ class Readings:
     def __init__(self) -> None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._room = soft // 2 if soft != resource.RLIM_INFINITY else 1 << 19
-        self._kept: dict[Hashable, dict[str, tuple[str, int]]] = {}  # owner -> name -> path, descriptor
+        self._kept: dict[Names, dict[str, tuple[str, int]]] = {}  # owner -> name -> path, descriptor
         # Held while reading: a descriptor that another thread has closed may be another file's by now.
         self._lock = threading.Lock()
 
-    def read(self, owner: Hashable, name: str, path: str) -> bytes | None:
+    def __del__(self) -> None:
+        for files in self._kept.values():
+            for _, fd in files.values():
+                os.close(fd)
+
+    def read(self, owner: Names, name: str, path: str) -> bytes | None:
         """The file's bytes; None where there is no file, or what it speaks of has ended. Another path than the last under
         this name takes its place."""
         with self._lock:
@@ -37,10 +44,10 @@ class Readings:
                 self._close(files, name)
             return self._open(files, name, path)
 
-    def keep(self, owners: Set[Hashable], among: Callable[[Hashable], bool]) -> None:
-        """Close the files of those owners `among` which are not in `owners`."""
+    def keep(self, stack: str, owners: Set[Names]) -> None:
+        """Close the files of owners of the stack that are not in `owners`."""
         with self._lock:
-            for owner in [each for each in self._kept if among(each) and each not in owners]:
+            for owner in [each for each in self._kept if each[0] == stack and each not in owners]:
                 files = self._kept.pop(owner)
                 for name in list(files):
                     self._close(files, name)

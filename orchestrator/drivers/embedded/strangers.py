@@ -5,9 +5,8 @@ In: what is known. Out: kinds and ids, without touching anything. Only what bear
 
 from __future__ import annotations
 
-# ruff: noqa: PTH116
 import os
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 from contextlib import suppress
 
 from orchestrator.drivers.embedded.cgroups import Cgroups, Names
@@ -20,26 +19,12 @@ def stacks(cgroups: Cgroups) -> frozenset[str]:
     return frozenset(names[0] for names in _below(cgroups, ()))
 
 
-def strangers(
-    cgroups: Cgroups, stack: str, known: Container[str], running: Mapping[str, int]
-) -> Iterator[tuple[Kind, str]]:
-    """Groups and containers with a cgroup and an id that is not `known`. `running`: for each group that is known, how many
-    containers surely have one: a folder's links tell how many are in it, and only where there are more they are listed."""
-    groups = list(running)
-    if _count(cgroups, (stack,)) > len(groups):
-        groups = [names[1] for names in _below(cgroups, (stack,))]
-        yield from ((Kind.GROUP, id) for id in groups if id not in known)
-    for group in groups:
-        if _count(cgroups, (stack, group)) > running.get(group, 0):
-            below = _below(cgroups, (stack, group))
-            yield from ((Kind.CONTAINER, names[2]) for names in below if names[2] not in known)
-
-
-def _count(cgroups: Cgroups, names: Names) -> int:
-    """The folders in a cgroup's: each has a link to its parent."""
-    with suppress(OSError, HostError):
-        return os.stat(cgroups.folder(names)).st_nlink - 2
-    return 0
+def strangers(cgroups: Cgroups, stack: str, known: Container[str]) -> Iterator[tuple[Kind, str]]:
+    """Groups and containers with a cgroup and an id that is not `known`."""
+    for group in _below(cgroups, (stack,)):
+        if group[1] not in known:
+            yield Kind.GROUP, group[1]
+        yield from ((Kind.CONTAINER, each[2]) for each in _below(cgroups, group) if each[2] not in known)
 
 
 def _below(cgroups: Cgroups, names: Names) -> Iterator[Names]:

@@ -77,18 +77,18 @@ class Ipam:
     def __init__(
         self, layout: Layout, pool: IPv4Network, taken: Callable[[], Iterable[tuple[IPv4Network, str]]]
     ) -> None:
-        self._folder = layout.networks
+        self._folder, self._base = layout.networks, os.fspath(layout.networks)
         self._instance = layout.instance
         self._pool = pool
         self._taken = taken
-        self._seen: dict[Path, tuple[tuple[int, int, int], Allocation]] = {}
-        self._views: dict[tuple[str, Path], tuple[Allocation, Allocation]] = {}  # of those who borrow it
+        self._seen: dict[str, tuple[tuple[int, int, int], Allocation]] = {}
+        self._views: dict[tuple[str, str], tuple[Allocation, Allocation]] = {}  # of those who borrow it
         self._mutex = threading.Lock()
 
     def read(self, stack: str, network: str) -> Allocation | None:
         """As `stack` sees it; None where the network has no subnet yet. Costs a stat(2) while the file is unchanged."""
         owner, name = located(stack, network)
-        path = self._path(owner, name)
+        path = f"{self._base}/{owner}.{name}.json"
         found = self._read(path)
         if found is None or owner == stack:
             return found
@@ -99,7 +99,7 @@ class Ipam:
                 self._views[stack, path] = view
         return view[1]
 
-    def _read(self, path: Path) -> Allocation | None:
+    def _read(self, path: str) -> Allocation | None:
         try:
             state = os.stat(path)  # noqa: PTH116
         except FileNotFoundError:
@@ -108,7 +108,7 @@ class Ipam:
         with self._mutex:
             seen = self._seen.get(path)
         if seen is None or seen[0] != mark:
-            seen = (mark, _load(path))
+            seen = (mark, _load(Path(path)))
             with self._mutex:
                 self._seen[path] = seen
         return seen[1]
