@@ -16,13 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import ConflictError, OrchestratorError
+from orchestrator.errors import ConflictError, HostError, OrchestratorError
 from orchestrator.model.ids import Kind, Ref
 from orchestrator.ports.layout import Layout
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from orchestrator.control.events import Event, Following
     from orchestrator.control.loop import Ends
     from orchestrator.control.orders import Orders
+    from orchestrator.control.outcome import Outcome
     from orchestrator.control.probes import Prober, RunCommand
     from orchestrator.control.reconciler import Reconciler
     from orchestrator.control.resident import Resident
@@ -43,11 +44,16 @@ if TYPE_CHECKING:
     from orchestrator.model.observed import Observation, Observed
     from orchestrator.plan.changes import Plan, Policy
     from orchestrator.ports.driver import Driver, Problem, Runtime
+    from orchestrator.state import events as state_events
     from orchestrator.state.sources import Source
-    from orchestrator.state.store import Store
+    from orchestrator.state.store import Mark, Store
     from orchestrator.state.words import Said, Word
 
 PROBE_OUTPUT = 1024
+
+# `state.words.Word` -> what is told when it is said, and when it is taken back (`control.chronicle`).
+_SAID = {"hold": "held", "restart": "restart", "suspend": "suspended"}
+_LIFTED = {"hold": "released", "suspend": "resumed"}
 TIMED_OUT = 124  # `Runtime.exec`
 
 
@@ -69,6 +75,15 @@ class World:
     ends: Ends | None = None
     resident: Resident | None = None
     at_once: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """A look at a stack: what is there, what would be done now, and, where that is nothing, what it amounts to."""
+
+    observed: Observed
+    plan: Plan
+    outcome: Outcome
 
 
 def embedded(layout: Layout) -> World:
@@ -135,6 +150,7 @@ class App:
         self.layout = layout
         self._make_world = world
         self._clock = clock
+        self._looked_into: Store | None = None
 
     @classmethod
     def open(cls, root: str | None = None) -> App:
@@ -210,6 +226,33 @@ class App:
         mark = self._store.mark(stack.name) if self._store else None
         return mark is not None and mark.digest == document.digest(document.encode(stack))
 
+    def wished(self, stack: str) -> tuple[Ref, ...]:
+        """The containers of the newest revision."""
+        found = self.recorded(stack)
+        return tuple(ref for ref in found.resources if ref.kind is Kind.CONTAINER) if found else ()
+
+    def revisions(self, stack: str, *, limit: int) -> tuple[Mark, ...]:
+        """The newest ones, newest first, deletions too."""
+        return self._store.history(stack, limit=limit) if self._store else ()
+
+    def revised(self, stack: str, number: int) -> Stack | None:
+        """What one revision wishes; None: nothing."""
+        from orchestrator.state import document
+
+        found = self._store.revision(stack, number) if self._store else None
+        return document.decode(found.document) if found else None
+
+    def events(
+        self, stack: str | None = None, *, after: int = 0, since: float = 0.0, limit: int = 100
+    ) -> tuple[state_events.Event, ...]:
+        """The last ones after that number and that time, oldest first; None: of all stacks."""
+        found = self._store
+        return found.events.read(stack, after=after, since=since, limit=limit) if found else ()
+
+    def last_event(self) -> int:
+        """The number of the newest one; cheap."""
+        return self._store.events.last() if self._store else 0
+
     def observe(self, stack: str) -> Observed:
         """Everything of the stack."""
         return self._with_health(self.drivers, stack)
@@ -257,10 +300,21 @@ class App:
 
     def plan(self, stack: Stack, policy: Policy) -> Plan:
         """What an apply would do now, were the stack not suspended."""
+        return self._plan(stack, self.observe(stack.name), policy)
+
+    def outlook(self, stack: Stack) -> Outlook:
+        """How the stack stands, if this is what is wished."""
+        from orchestrator.control.outcome import judge
+        from orchestrator.plan.changes import Policy
+
+        observed = self.observe(stack.name)
+        plan = self._plan(stack, observed, Policy())
+        return Outlook(observed=observed, plan=plan, outcome=judge(stack, plan, observed, self._clock()))
+
+    def _plan(self, stack: Stack, observed: Observed, policy: Policy) -> Plan:
         from orchestrator.control import neighbours
         from orchestrator.plan.planner import plan
 
-        observed = self.observe(stack.name)
         policy = self.orders(stack.name, observed).policy(policy)
         policy = neighbours.aware(policy, stack.name, stack, observed, self.world.drivers)
         return plan(stack, observed, policy, self._clock(), name=stack.name)
@@ -306,13 +360,20 @@ class App:
                 prune_data=prune_data,
                 author=author,
             )
+            if before is None or before.number != number:
+                store.events.append([self._event(stack.name, "revision", f"{number} by {author}")])
             blobs.collect(kept_documents(store, stack.name))
         return number
 
     def forget(self, stack: str, *, prune_data: bool = False, author: str = "") -> int:
         """Nothing is wished of the stack any more; the number of the revision that says so."""
         with self._open_store() as store:
-            return store.forget(stack, prune_data=prune_data, author=author, unrecorded=True)
+            number = store.forget(stack, prune_data=prune_data, author=author, unrecorded=True)
+            with suppress(HostError):  # a full disk keeps nobody from deleting
+                store.events.append(
+                    [self._event(stack, "revision", f"{number} by {author}: nothing is wished any more")]
+                )
+        return number
 
     def say(self, stack: str, word: Word, refs: Sequence[Ref | None], *, author: str) -> tuple[Said, ...]:
         """Record what an operator wants of these, or (None) of the whole stack; heeded from the next pass on."""
@@ -326,12 +387,22 @@ class App:
         )
         with self._open_store() as store:
             store.words.say(*many)
+            what = _SAID[word.value]
+            store.events.append([self._event(stack, what, f"by {author}", each.ref) for each in many])
         return many
 
-    def lift(self, stack: str, word: Word, refs: Sequence[Ref | None]) -> int:
+    def lift(self, stack: str, word: Word, refs: Sequence[Ref | None], *, author: str) -> int:
         """Take that back; how many there were."""
         with self._open_store() as store:
-            return store.words.lift(stack, word, *refs)
+            gone = [each for each in refs if store.words.lift(stack, word, each)]
+            what = _LIFTED[word.value]
+            store.events.append([self._event(stack, what, f"by {author}", each) for each in gone])
+        return len(gone)
+
+    def _event(self, stack: str, what: str, text: str, ref: Ref | None = None) -> state_events.Event:
+        from orchestrator.state.events import Event
+
+        return Event(at=time.time(), stack=stack, ref=str(ref or ""), what=what, text=text)
 
     def follow(self, following: Following, *, command: str, once: bool = False) -> Iterator[Event]:
         """Has the agent bring a stack to its newest revision, and tells what happens until an end. `once`, or where no
@@ -492,15 +563,14 @@ class App:
     def _open_store(self) -> Store:
         from orchestrator.state.store import Store
 
-        self.__dict__.pop("_store", None)  # it may be there from now on
         return Store(self.layout.database, clock=time.time)
 
-    @cached_property
+    @property
     def _store(self) -> Store | None:
         """History; None where nothing was ever applied: looking makes no database."""
-        from orchestrator.state.store import Store
-
-        return Store(self.layout.database, clock=time.time) if self.layout.database.exists() else None
+        if self._looked_into is None and self.layout.database.exists():
+            self._looked_into = self._open_store()
+        return self._looked_into
 
 
 def probing(runtime: Runtime) -> RunCommand:

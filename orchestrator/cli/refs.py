@@ -60,6 +60,12 @@ def select(text: str, existing: Iterable[Named]) -> tuple[Named, ...]:
     return tuple(found)
 
 
+def names(text: str, ref: Ref) -> bool:
+    """Whether `text` may mean `ref`, or a group or an instance that it is of."""
+    rest = re.sub(r"^(group|service)/", "", text)
+    return any(matches(ref, text) or matches(ref, rest) for matches in _CONTAINER)
+
+
 def natural(each: Named) -> tuple[str, str, int, str]:
     """A key that puts web-2 before web-10."""
     instance, _, container = each.ref.name.partition("/")

@@ -191,9 +191,12 @@ class Agent:
 
     def _health(self) -> None:
         for change in self._prober.drain():
+            stack = change.incarnation.stack
             if change.old is not change.new:
-                self.audience.tell(change.incarnation.stack, change)
-            self._queue.add(change.incarnation.stack)
+                self.audience.tell(stack, change)
+                if stack in self._kept:
+                    self._kept[stack].keeping.chronicle.heard(change)
+            self._queue.add(stack)
 
     def _subscribe(self) -> None:
         """Hear of ends; on a thread of its own, for it may start keeper and supervisor again and wait for them."""

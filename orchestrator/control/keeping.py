@@ -7,8 +7,10 @@ its process: a fresh one comes to the same after a few passes. Must not wait, an
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 
+from orchestrator.control.chronicle import Chronicle
 from orchestrator.control.outcome import Again, Settled, Stalled, Suspended
 from orchestrator.control.probes import targets
 from orchestrator.control.reconciler import Pass, PassEvent, Reconciler
@@ -40,6 +42,7 @@ class Keeping:
         self.reconciler = reconciler
         self.name = name
         self.pending: Mapping[Ref, str] = {}
+        self.chronicle = Chronicle(reconciler.store, name, wall=reconciler.wall, clock=reconciler.clock)
         self._watch = watch
         self._clock = reconciler.clock
         self._revision = -1
@@ -57,20 +60,35 @@ class Keeping:
         """One pass. ConflictError: somebody else holds the stack for longer than `timeout` seconds."""
         held = {**policy.held, **self._attempts.held(self._clock())}
         policy = replace(policy, force=policy.force - self._forced, held=held)
-        done = yield from self.reconciler.one_pass(self.name, policy, cancelled, timeout=timeout)
+        events = self.reconciler.one_pass(self.name, policy, cancelled, timeout=timeout)
+        done = yield from self._told(events)
         self._watch(self.name, targets(self.name, done.observed, self.reconciler.layout))
         if done.revision != self._revision:  # an edit: what was before it says nothing any more
             self._revision = done.revision
             self.fresh()
         self._remember(done)
         self.pending = self._pending(done)
+        end = self._end(done)
+        again = bool(done.plan.steps and done.finished) and not self._unsettled
+        self.chronicle.looked(done, end, again=again)
         return Look(
             done=done,
-            again=bool(done.plan.steps and done.finished) and not self._unsettled,
+            again=again,
             due=self._due(done),
             pending=self.pending,
-            end=self._end(done),
+            end=end,
         )
+
+    def _told(self, events: Generator[PassEvent, None, Pass]) -> Generator[PassEvent, None, Pass]:
+        with closing(events):
+            while True:
+                try:
+                    event = next(events)
+                except StopIteration as end:
+                    done: Pass = end.value
+                    return done
+                self.chronicle.heard(event)
+                yield event
 
     def forget_forced(self) -> None:
         """A new asker may force the same refs again."""

@@ -58,6 +58,7 @@ class _Follower:
             end = self._end(look)
             if end:
                 yield from self._health()
+                self.keeping.chronicle.write()
                 yield end
                 return
             if look.again:
@@ -118,4 +119,7 @@ class _Follower:
                 return
 
     def _health(self) -> Iterator[HealthChange]:
-        yield from (change for change in self.prober.drain() if change.old is not change.new)
+        for change in self.prober.drain():
+            if change.old is not change.new:
+                self.keeping.chronicle.heard(change)
+                yield change

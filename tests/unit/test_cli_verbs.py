@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -336,3 +337,119 @@ def test_start_forgives_what_was_given_up(stage: Stage) -> None:
     run(stage, "start", "db")
     assert stage.fake.thing(DB).pid is not None
     assert "gave up" not in run(stage, "ps").stdout
+
+
+def test_events_are_read_by_stack_by_ref_and_by_group_as_lines_of_json(stage: Stage) -> None:
+    run(stage, "apply", "-f", "shop.yaml")
+    run(stage, "stop", "web-1")
+
+    def told(*arguments: str) -> list[dict[str, Any]]:
+        done = run(stage, "events", "-o", "json", *arguments)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    everything = told()
+    assert everything == told("shop") and [each["number"] for each in everything] == sorted(
+        each["number"] for each in everything
+    )
+    assert set(everything[0]) == {"version", "number", "at", "stack", "ref", "what", "text"}
+    assert (everything[0]["what"], everything[0]["ref"]) == ("revision", None)
+    one = told("web-1")
+    assert [each["what"] for each in one] == ["started", "held", "stopped"]
+    assert {each["ref"] for each in told("shop:web")} == {"container/web-1/server", "container/web-2/server"}
+    assert told("-n", "1", "web-1") == one[-1:]
+    assert told("--since", "0s") == []
+
+
+def test_events_go_on_with_follow(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orchestrator.cli.commands import events
+
+    run(stage, "apply", "-f", "shop.yaml")
+    pauses = iter((lambda: run(stage, "stop", "web-1"), lambda: None))
+
+    def pause(seconds: float) -> None:
+        next(pauses, os_interrupt)()
+
+    def os_interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(events.time, "sleep", pause)
+    done = run(stage, "events", "-f", "-n", "0", "web-1", code=130)
+    assert [line.split()[3] for line in done.stdout.splitlines()] == ["held", "stopped"]
+
+
+def test_history_says_what_became_of_each_revision(stage: Stage) -> None:
+    run(stage, "apply", "-f", "shop.yaml")
+    text = SHOP.read_text()
+    (stage.folder / "shop.yaml").write_text(
+        text.replace("[sleep, infinity]\n    networks", "[nonesuch]\n    networks")
+    )
+    run(stage, "apply", "-f", "shop.yaml", code=1)
+    run(stage, "suspend", "shop")
+    (stage.folder / "shop.yaml").write_text(text.replace("replicas: 2", "replicas: 1"))
+    run(stage, "apply", "-f", "shop.yaml")
+    run(stage, "apply", "-f", "shop.yaml", "--resume")
+    run(stage, "suspend", "shop")
+    run(stage, "delete", "shop", "--yes")
+    found = json.loads(run(stage, "history", "shop", "-o", "json").stdout)["revisions"]
+    assert [(each["number"], each["result"], each["current"]) for each in found] == [
+        (4, "deleted", True),
+        (3, "settled", False),
+        (2, "failed", False),
+        (1, "settled", False),
+    ]
+    assert found[1]["changes"]["container"] == {"added": 0, "removed": 1, "changed": 1}
+    assert found[2]["changes"] == {"container": {"added": 0, "removed": 0, "changed": 1}}
+
+
+def test_status_tells_on_its_way_from_was_there(stage: Stage) -> None:
+    def standing(code: int = 1) -> tuple[str, list[str]]:
+        stack = json.loads(run(stage, "status", "-o", "json", code=code).stdout)["stacks"][0]
+        return stack["standing"], [each["reason"] for each in stack["reasons"]]
+
+    failing = StepError("no such command", errno=2)
+    stage.fake.failures[("start", DB)] = [failing] * 10
+    run(stage, "apply", "-f", "shop.yaml", code=1)
+    assert standing()[0] == "progressing"
+    stage.fake.failures.clear()
+    run(stage, "apply", "-f", "shop.yaml")
+    assert standing(0) == ("settled", [])
+    stage.fake.exit(DB, 9)
+    assert standing() == ("degraded", ["db-1 is not running", "exit 9"])
+    run(stage, "stop", "db")
+    run(stage, "suspend", "shop")
+    assert standing()[0] == "suspended"
+    run(stage, "delete", "shop", "--yes")
+    assert run(stage, "status").stdout.startswith("no stacks here")
+
+
+def test_wait_ends_at_once_for_what_cannot_come(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orchestrator.cli.commands import conditions
+
+    def never(seconds: float) -> None:
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr(conditions.time, "sleep", never)
+    manifest = SHOP.read_text().replace("exit 0]", "exit 4]").replace("job: {}", "job: {retries: 0}")
+    (stage.folder / "shop.yaml").write_text(manifest)
+    run(stage, "apply", "-f", "shop.yaml", code=1)
+    run(stage, "wait", "db")
+    run(stage, "wait", "migrate", "--for", "exited")
+    done = run(stage, "wait", "migrate", "--for", "completed", code=1)
+    assert "! container/migrate-1/migrate: job failed: exit 4 after 1 run\n" in done.stderr
+    done = run(stage, "wait", "shop", code=1)
+    assert "container/web-1/server: waits until container/migrate-1/migrate has completed\n" in done.stderr
+    run(stage, "stop", "db")
+    assert "stopped by" in run(stage, "wait", "db", "--for", "running", code=1).stderr
+
+
+def test_wait_sees_what_comes_while_it_waits_and_gives_up_in_time(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchestrator.cli.commands import conditions
+
+    run(stage, "apply", "-f", "shop.yaml")
+    stage.fake.exit(DB, 1)
+    done = run(stage, "wait", "db", "--timeout", "0", code=1)
+    assert "! container/db-1/db: has ended (exit 1)\nnot healthy in the time given\n" in done.stderr
+    monkeypatch.setattr(conditions.time, "sleep", lambda seconds: run(stage, "apply", "-f", "shop.yaml"))
+    assert "has ended (exit 1)" in run(stage, "wait", "db").stderr

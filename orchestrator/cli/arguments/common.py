@@ -130,3 +130,11 @@ def timeout(verb: F) -> F:
         metavar="T",
         help="Give up waiting after T, like 90s or 5m (the default). What was made stays.",
     )(verb)
+
+
+def since(verb: F) -> F:
+    return click.option(
+        "--since",
+        metavar="T",
+        help="Only what is newer: 10m ago, or a time like 2026-01-31T12:00:00 (local unless it says otherwise).",
+    )(verb)

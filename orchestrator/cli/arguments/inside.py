@@ -17,11 +17,7 @@ from orchestrator.errors import UsageError
 @click.argument("ref", nargs=-1, required=True, shell_complete=completing.containers)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines of each.")
-@click.option(
-    "--since",
-    metavar="T",
-    help="Only what is newer: 10m ago, or a time like 2026-01-31T12:00:00 (local unless it says otherwise).",
-)
+@common.since
 @click.option("--timestamps", is_flag=True, help="Say when each line was written.")
 @click.pass_obj
 def logs(

@@ -50,7 +50,7 @@ def apply(app: App, stack: Stack, options: Options) -> Iterator[Event]:
             raise ConflictError(holder, hint="apply without --no-wait takes its turn")
     number = app.commit(stack, prune_data=options.policy.prune_data, author=options.author)
     if options.resume:
-        app.lift(stack.name, Word.SUSPEND, [None])
+        app.lift(stack.name, Word.SUSPEND, [None], author=options.author)
     following = Following(
         name=stack.name,
         revision=number,

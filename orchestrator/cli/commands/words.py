@@ -19,7 +19,7 @@ from orchestrator.control.outcome import Settled
 from orchestrator.control.probes import HealthChange
 from orchestrator.control.reconciler import Stepped
 from orchestrator.errors import UsageError
-from orchestrator.model.ids import Kind, Ref
+from orchestrator.model.ids import Ref
 from orchestrator.model.observed import Health, Observation, Phase
 from orchestrator.state.words import Word
 
@@ -83,7 +83,7 @@ def start(app: App, texts: Sequence[str], options: Options) -> list[Told]:
         )
         if ended:
             app.say(stack, Word.RESTART, ended, author=options.author)
-        app.lift(stack, Word.HOLD, targets)
+        app.lift(stack, Word.HOLD, targets, author=options.author)
         told.append(Told(stack=stack, targets=targets, reached=_is_up, how="started", notes={}))
     return told
 
@@ -96,7 +96,7 @@ def suspend(app: App, stack: str, options: Options) -> Told:
 
 def resume(app: App, stack: str, options: Options) -> Told:
     _known(app, stack)
-    app.lift(stack, Word.SUSPEND, [None])
+    app.lift(stack, Word.SUSPEND, [None], author=options.author)
     return Told(stack=stack, notes={})
 
 
@@ -172,12 +172,7 @@ def _ended_itself(each: Observation) -> bool:
 
 def _targets(app: App, texts: Sequence[str]) -> dict[str, tuple[Ref, ...]]:
     """The wished containers that the texts name, by stack; every name is understood before anything is recorded."""
-    existing = [
-        refs.Named(name, ref)
-        for name in app.stacks()
-        for ref in getattr(app.recorded(name), "resources", ())
-        if ref.kind is Kind.CONTAINER
-    ]
+    existing = [refs.Named(name, ref) for name in app.stacks() for ref in app.wished(name)]
     found: dict[str, dict[Ref, None]] = {}
     for text in texts:
         for each in refs.select(text, existing):
