@@ -224,9 +224,11 @@ class Agent:
     def _ended(self) -> None:
         assert self._ends is not None and self._subscribed is not None
         fd = self._subscribed
+        self._loop.unwatch(fd)  # before `drain`, which closes it where the supervisor is gone
         ids = self._ends.drain()
-        if ids is None:
-            self._loop.unwatch(fd)
+        if ids is not None:
+            self._loop.watch(fd, self._ended)
+        else:
             self._subscribed = None
             self._loop.later(RESUBSCRIBE, self._subscribe)
             ids = frozenset()

@@ -179,6 +179,9 @@ class Storm:
         if found != self._pids:
             raise Broken(f"pids changed: {set(found.items()) ^ set(self._pids.items())}")
         self._alone()
+        log = (self.app.layout.run / "keeper.log").read_text()
+        if "Traceback" in log:
+            raise Broken(f"a fault of ours stands in the log: {log[-3000:]}")
 
     def _alone(self) -> None:
         """Each container's cgroup holds one process, ours, and there are as many cgroups as containers."""

@@ -81,6 +81,11 @@ def test_apply_starts_it_and_whatever_dies_comes_back(stage: Stage) -> None:
     os.kill(before[victim]["pid"], signal.SIGKILL)
     until(lambda: (after := stage.ps())[victim]["phase"] == "running" and after[victim]["restarts"] == 1)
     assert stage.ps()[other]["pid"] == before[other]["pid"]
+    os.kill(int((stage.root / "run/supervisor.lock").read_text()), signal.SIGKILL)
+    until(lambda: stage.run("agent", "--status"))
+    time.sleep(1.0)  # the agent listens to the next supervisor by now
+    os.kill(before[other]["pid"], signal.SIGKILL)
+    until(lambda: stage.ps()[other]["restarts"] == 1, seconds=5)  # sooner than it looks anyway
     os.kill(agent["pid"], signal.SIGKILL)
     until(
         lambda: (
