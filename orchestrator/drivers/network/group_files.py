@@ -23,10 +23,8 @@ class GroupFiles:
         self._register = register
         self._ipam = ipam
         self.upstream = upstream
-        self._everybody: tuple[tuple[Allocation, ...], files.Everybody] = (
-            (),
-            files.Everybody(()),
-        )  # last asked for
+        # Asked for last: groups of a stack are mostly on the same networks.
+        self._everybody: tuple[tuple[Allocation, ...], files.Everybody] = ((), files.Everybody(()))
         self._right: dict[str, tuple[tuple[object, ...], tuple[marks.Mark | None, ...]]] = {}
 
     def write(self, each: Attached, joined: Mapping[str, NetworkRules]) -> None:
