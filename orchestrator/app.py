@@ -209,8 +209,8 @@ class App:
 
     def revision(self, stack: str) -> int | None:
         """The number of the newest revision; None: it was deleted or never applied here."""
-        found = self._store.latest(stack) if self._store else None
-        return found.number if found else None
+        found = self._store.mark(stack) if self._store else None
+        return found.number if found and not found.deleted else None
 
     def recorded(self, stack: str) -> Stack | None:
         """What the newest revision wishes."""
