@@ -6,12 +6,14 @@ order of `CHECKS`; exit status 0 when all hold. A check may use what the ones be
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
 import pkgutil
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -52,11 +54,13 @@ containers:
     command: [/bin/sh, -c, "n=0; while :; do n=$$((n+1)); echo tick $$n; sleep 0.5; done"]
     limits: {cpus: 0.5, memory: MEMORY, pids: 64, cpuset: "0", io: {device: /dev/vda, read: 1MiB/s}}
     mounts: [{secret: token, target: /run/secrets/token, mode: "0400"}]
+    stop: {signal: KILL}
   lonely:
     rootfs: base
     networks: [LONELY]
     depends_on: {web: healthy}
     command: [/bin/sleep, "100000"]
+    stop: {signal: KILL}
 JOBS
 groups:
   web:
@@ -69,6 +73,7 @@ groups:
         command: [/usr/bin/python3, -S, -u, /srv/web.py]
         mounts: [{config: program, target: /srv/web.py, mode: "0400"}]
         health: {http: ":80/", interval: 1s, timeout: 2s, retries: 2}
+        stop: {signal: KILL}
 """
 
 JOBS = """
@@ -207,6 +212,16 @@ def answers(count: int = 6) -> set[str]:
     return said
 
 
+def held() -> bool:
+    """Whether nobody else can take the published port."""
+    with socket.socket() as sock:
+        try:
+            sock.bind(("127.0.0.1", PORT))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+        return False
+
+
 def fetch(name: str, *urls: str) -> subprocess.CompletedProcess[str]:
     """`curl` inside a container, with at most 8 s for each."""
     return cli("exec", name, "/usr/bin/curl", "-sS", "--max-time", "8", *urls)
@@ -335,6 +350,7 @@ def networks_are_apart(kept: Kept) -> str:
 
 def published_port_is_balanced(kept: Kept) -> str:
     until("both answer", lambda: answers() == {"web-1", "web-2"})
+    assert held()
     return f"127.0.0.1:{PORT}"
 
 
@@ -419,6 +435,7 @@ def all_of_ours_die_and_apply_adopts(kept: Kept) -> str:
     done = cli("apply", "-f", str(STACK), "--timeout", "2m")
     assert done.returncode in (0, 1), done.stderr
     kept.same()
+    until("the port is held again", held)
     exit = last_exit("lonely")
     assert "unknown" in exit or "9" in exit, exit
     far = fetch("lonely", f"http://{kept.address}/")
@@ -442,7 +459,7 @@ def delete_leaves_nothing(kept: Kept) -> str:
     left = [each for each in mounts if each.startswith(f"{ROOT}/")]
     assert not left, f"mounts {left}"
     rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
-    assert str(PORT) not in rules, rules
+    assert str(PORT) not in rules and not held(), rules
     return "no process, cgroup, link, mount or published port"
 
 
