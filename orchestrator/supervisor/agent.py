@@ -21,15 +21,15 @@ _PATIENCE = 30.0
 
 
 def ensure(layout: Layout, command: Sequence[str], env: Mapping[str, str], version: str) -> None:
-    """An agent of this version answers when this returns; any number of callers may ask at once."""
+    """An agent of this version answers when this returns, and is kept; any number of callers may ask at once."""
     path = str(layout.agent_socket)
     found = start.answer(path)
+    start.ensure(layout)
     if found is not None and found.get("version") == version:
         return
-    start.ensure(layout)
     facts.write_json(str(layout.agent_wish), {"command": list(command), "env": dict(env)})
     if found is not None:  # older code: the keeper starts ours in its place
-        _ask_to_stop(path)
+        wire.ask_to_stop(path)
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
         _tell_keeper(layout)
@@ -49,7 +49,7 @@ def stop(layout: Layout) -> None:
     lock = layout.agent_lock
     if not start.locked(lock):
         return
-    _ask_to_stop(str(layout.agent_socket))
+    wire.ask_to_stop(str(layout.agent_socket))
     if not start.until(lambda: not start.locked(lock), time.monotonic() + _PATIENCE):
         with suppress(OSError, ValueError):
             os.kill(int(lock.read_text()), signal.SIGKILL)  # held by a living agent: the pid is its own
@@ -65,13 +65,6 @@ def answer(layout: Layout) -> dict[str, Any] | None:
 def _answers(path: str, version: str) -> bool:
     found = start.answer(path)
     return found is not None and found.get("version") == version
-
-
-def _ask_to_stop(path: str) -> None:
-    with suppress(OSError), wire.connect(path) as sock:
-        sock.settimeout(2.0)
-        wire.send(sock, {"op": "stop"})
-        wire.receive(sock, wire.Incoming())
 
 
 def _tell_keeper(layout: Layout) -> None:

@@ -75,6 +75,8 @@ class Keeper:
                 self._dismiss_agent()
                 if self._child:
                     os.kill(self._child, signal.SIGTERM)
+                else:  # an earlier keeper's
+                    wire.ask_to_stop(f"{self._run}/supervisor.sock")
                 return
             if self._link in ready and not self._listen():
                 if self._agent:
@@ -116,14 +118,21 @@ class Keeper:
         """It is gone when this returns: one that missed the supervisor in the middle of a step would start all again."""
         if self._agent:
             os.kill(self._agent, signal.SIGTERM)
+        elif facts.read_json(f"{self._run}/agent.json") is not None:  # an earlier keeper's, which is ours now
+            wire.ask_to_stop(f"{self._run}/agent.sock")
+        else:  # there is none, or somebody's own
+            return
         end = time.monotonic() + _FAREWELL
-        while self._agent and (left := end - time.monotonic()) > 0:
-            wire.readable([self._wake], left)
+        while self._agent or not self._absent("agent.lock"):
+            if time.monotonic() > end:
+                # Held by a living agent: the pid in it is its own.
+                with suppress(OSError, ValueError), open(f"{self._run}/agent.lock") as lock:
+                    os.kill(self._agent or int(lock.read()), signal.SIGKILL)
+                return
+            wire.readable([self._wake], 0.02)
             with suppress(BlockingIOError):
                 self._wake.recv(4096)
             self._reap()
-        if self._agent:
-            os.kill(self._agent, signal.SIGKILL)
 
     def _absent(self, name: str) -> bool:
         """Whether nobody holds that lock: one that we did not start may be there, or on its way."""

@@ -95,9 +95,7 @@ def stop(layout: Layout) -> None:
     path, lock = str(layout.supervisor_socket), layout.run / "keeper.lock"
     # Told to a supervisor whose keeper is not (yet) connected, the keeper would start it again.
     until(lambda: not locked(lock) or _whole(path), time.monotonic() + 2)
-    with suppress(OSError), wire.connect(path) as sock:
-        wire.send(sock, {"op": "stop"})
-        wire.receive(sock, wire.Incoming())
+    wire.ask_to_stop(path)
     if until(lambda: not locked(lock), time.monotonic() + 2) is False:
         with suppress(OSError, ValueError):
             os.kill(

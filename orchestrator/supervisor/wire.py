@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 LENGTHS = struct.Struct(">II")
@@ -141,3 +142,11 @@ def connect(path: str) -> socket.socket:
         return sock
     finally:
         os.close(folder)
+
+
+def ask_to_stop(path: str) -> None:
+    """Have whoever listens there end; nothing where nobody does. Returns before it is gone."""
+    with suppress(OSError), connect(path) as sock:
+        sock.settimeout(2.0)
+        send(sock, {"op": "stop"})
+        receive(sock, Incoming())

@@ -73,3 +73,22 @@ def test_keeper_told_to_end_in_the_middle_of_a_step_stays_away() -> None:
         until(lambda: all(map(gone, pids)), what="their end")
         assert not any(map(start.locked, locks)), "one of us is back"
         assert stage.run("apply", "-f", name).code == 0
+
+
+def test_keeper_told_to_end_takes_those_with_it_whom_it_did_not_start() -> None:
+    with staged() as stage:
+        name = stage.write("loop.yaml", LOOP.replace("exit 3", "sleep 1000"))
+        stage.run("apply", "-f", name)
+        run = Layout.at(stage.root).run
+        locks = [run / f"{each}.lock" for each in ("keeper", "agent", "supervisor")]
+        before = [int(lock.read_text()) for lock in locks]
+        container = stage.ps()["container/app-1/app"]["pid"]
+        os.kill(before[0], signal.SIGKILL)
+        until(lambda: gone(before[0]), what="its end")
+        stage.run("apply", "-f", name)
+        pids = [int(lock.read_text()) for lock in locks]
+        assert pids[0] != before[0] and pids[1:] == before[1:]
+        os.kill(pids[0], signal.SIGTERM)
+        until(lambda: all(map(gone, pids)), what="their end")
+        assert not any(map(start.locked, locks)), "one of us is back"
+        assert not gone(container)
