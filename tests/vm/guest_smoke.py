@@ -393,19 +393,24 @@ def out_of_memory_is_named(kept: Kept) -> str:
 def agent_and_supervisor_die_and_adopt(kept: Kept) -> str:
     before, tick = ours("agent") | ours("supervisor"), last_tick()
     assert len(before) == 2, before
-    kill(*before)
-    until("the keeper starts both again", lambda: len(ours("agent") | ours("supervisor")) == 2)
+    kill(*before, lonely := kept.pids.pop("lonely-1"))
+    until("another lonely", lambda: pids()["lonely-1"] not in (None, lonely))
+    exit = last_exit("lonely")
+    assert exit == "signal 9", exit
     kept.same()
+    kept.pids |= pids("lonely-1")
     until("the log goes on", lambda: last_tick() > tick + 2)
-    return f"{before} -> {ours('agent') | ours('supervisor')}, containers keep their pids, ticks go on"
+    return (
+        f"{before} -> {ours('agent') | ours('supervisor')}, others keep their pids; lonely meanwhile: {exit}"
+    )
 
 
 def agent_starts_again_what_is_killed(kept: Kept) -> str:
     os.kill(kept.pids["lonely-1"], signal.SIGKILL)
     until("another process", lambda: pids()["lonely-1"] not in (None, kept.pids["lonely-1"]))
     exit = last_exit("lonely")
-    assert "9" in exit, exit
-    kept.pids = {**kept.pids, **pids("lonely-1")}
+    assert exit == "signal 9", exit
+    kept.pids |= pids("lonely-1")
     kept.same()
     return f"lonely: {exit}, now {kept.pids['lonely-1']}"
 

@@ -31,11 +31,12 @@ exec /lib/systemd/systemd --unit=smoke.target --log-target=console --show-status
 END
 unshare --pid --fork --mount --cgroup --uts --ipc sh /mnt/inside.sh >/mnt/systemd.log 2>&1 &
 namespaces=$!
+tail -n +1 -f --pid=$namespaces $out &
 left=240
 while [ $left -gt 0 ] && kill -0 $namespaces 2>/dev/null && ! grep -q '^SMOKE-DONE' $out; do
     sleep 1
     left=$((left - 1))
 done
-cat $out
 grep -q '^SMOKE-DONE' $out || tail -30 /mnt/systemd.log
 kill -9 $namespaces 2>/dev/null || true
+wait

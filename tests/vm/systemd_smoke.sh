@@ -21,11 +21,10 @@ END
 }
 is() { [ "$1" = "$2" ] || { echo "$1 is not $2"; return 1; }; }
 until_true() { # SECONDS COMMAND...
-    left=$(($1 * 5))
+    end=$(($(date +%s) + $1))
     shift
     until "$@"; do
-        left=$((left - 1))
-        [ $left -gt 0 ] || return 1
+        [ "$(date +%s)" -lt $end ] || return 1
         sleep 0.2
     done
 }
@@ -49,8 +48,16 @@ reloaded() { systemctl daemon-reload && systemctl daemon-reexec && is "$(ours ag
 another_agent() { [ -n "$(ours agent)" ] && [ "$(ours agent)" != "$agent" ]; }
 killed_agent_is_back() { kill -9 "$agent" && until_true 60 another_agent && same; }
 taken_limits_are_back() { systemctl stop orchestrator-main.service && until_true 60 limit 67108864 && same; }
+killed_keeper_is_back() {
+    kill -9 "$(ours keeper)" && orc apply -f /run/one.yaml --timeout 120s && all_in_the_keepers_unit && same
+}
 nobody() { [ -z "$(ours keeper)$(ours supervisor)$(ours agent)" ]; }
-stopped() { systemctl stop 'orchestrator-main-keeper-*.service' && until_true 30 nobody && same; }
+stopped() {
+    systemctl stop 'orchestrator-main-keeper-*.service' && until_true 30 nobody && same && return
+    grep -H . /proc/[0-9]*/comm | grep orc-
+    tail -n 20 /run/orchestrator/keeper.log
+    return 1
+}
 gone() { [ ! -e "$unit/orchestrator-main/one" ]; }
 
 is "$(cat /proc/1/comm)" systemd || { echo "process 1 is not systemd"; exit 1; }
@@ -66,6 +73,7 @@ check doctor_sees_nothing_wrong no_warning
 check reload_and_reexec_disturb_nothing reloaded
 check killed_agent_is_back killed_agent_is_back
 check limits_that_a_stopped_unit_took_are_back taken_limits_are_back
+check killed_keeper_is_back_with_the_next_apply killed_keeper_is_back
 check plan_is_empty orc plan -f /run/one.yaml --check
 check stopping_the_unit_ends_all_of_ours_and_no_container stopped
 write 96MiB
