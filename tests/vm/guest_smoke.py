@@ -429,7 +429,9 @@ def agent_mends_limits(kept: Kept) -> str:
         lambda: {name: (folder / name).read_text().strip() for name in wanted} == wanted,
     )
     kept.same()
-    return f"{wanted}, same process"
+    told = [line for line in succeed("events", "ticker").splitlines() if "mended" in line]
+    assert all(any(f"limits.{name}" in line for line in told) for name in ("memory", "pids", "cpus")), told
+    return f"{wanted}, same process, told"
 
 
 def all_of_ours_die_and_apply_adopts(kept: Kept) -> str:
