@@ -180,7 +180,7 @@ def test_a_stop_says_that_it_was_one(world: World) -> None:
 
 def test_a_disk_that_refuses_loses_no_event(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     append = Events.append
-    refusals = iter([True, True])
+    refusals = iter([True])
 
     def full(self: Events, events: Any) -> None:
         if next(refusals, False):

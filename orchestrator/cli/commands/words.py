@@ -125,11 +125,11 @@ def follow(app: App, told: Told, options: Options) -> Iterator[Event]:
 
 
 def ended(app: App, told: Told, last: Event | None, options: Options) -> Ended:
+    if options.wait and _done(app, told):
+        return replace(outcome(app, told.stack, Settled()), how=_summary(told), reasons=told.notes)
     found = outcome(app, told.stack, last)
     if not told.targets or not options.wait:
         return found
-    if _done(app, told):
-        return replace(found, code=ExitCode.SETTLED, how=_summary(told), reasons=told.notes, held={})
     held = {ref: why for ref, why in found.held.items() if ref in told.targets}
     found = replace(found, reasons={**told.notes, **found.reasons}, held=held)
     if isinstance(last, Settled):
