@@ -56,7 +56,8 @@ def main() -> int:
                 broken, lines = str(error), 0
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    left = leaks.leaked(before)
+    marks = (root.name, storm.app.layout.instance)
+    left = [each for each in leaks.leaked(before) if any(mark in each for mark in marks)]
     text = report(storm, chosen, time.monotonic() - began, lines, settled, resources, broken, left)
     print(text)
     if chosen.report and not broken:
