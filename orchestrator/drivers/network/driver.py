@@ -17,7 +17,7 @@ from orchestrator.drivers.network.drain import Drains
 from orchestrator.drivers.network.effect import Effect, reached
 from orchestrator.drivers.network.groups import Groups
 from orchestrator.drivers.network.hub import HUB
-from orchestrator.drivers.network.ipam import DEFAULT_POOL, Allocation, Ipam, located, routed
+from orchestrator.drivers.network.ipam import DEFAULT_POOL, Allocation, Ipam, Read, located, routed
 from orchestrator.drivers.network.namespace import entered, read_net, told
 from orchestrator.drivers.network.ports import Holder, Ports, text
 from orchestrator.drivers.network.rules import NetworkRules, Port, ServiceRules, Virtual
@@ -109,7 +109,10 @@ class NetworkDriver:
         if not records:
             return ()
         running, damage = self._effect.ids(), self._damage([each.target.id for each in records])
-        return tuple(self._observation(each, running, damage.get(each.target.id, ())) for each in records)
+        read = self._ipam.look()
+        return tuple(
+            self._observation(each, running, damage.get(each.target.id, ()), read) for each in records
+        )
 
     def create(self, target: Incarnation, spec: Spec, bound: Sequence[Bound]) -> None:
         self._records.write(target, spec, bound)
@@ -213,21 +216,23 @@ class NetworkDriver:
             damage[id] = tuple(f"port {text(each)}" for each in ports if each in missing)
         return damage
 
-    def _observation(self, record: Record, effective: frozenset[str], damage: tuple[str, ...]) -> Observation:
+    def _observation(
+        self, record: Record, effective: frozenset[str], damage: tuple[str, ...], read: Read
+    ) -> Observation:
         target, spec = record.target, record.spec or {}
         running = target.id in effective
         if target.ref.owner is not None:
             running = self._borrowed(record, effective)
         elif target.ref.kind is Kind.NETWORK:
-            running &= self._ipam.read(target.stack, target.ref.name) is not None
+            running &= read(target.stack, target.ref.name) is not None
         return record.observation(
             Phase.RUNNING if running else Phase.CREATED,
-            actual=self._reached(target, spec) if running and target.ref.kind is Kind.SERVICE else {},
-            addresses=self._virtual_addresses(target, spec),
+            actual=self._reached(target, spec, read) if running and target.ref.kind is Kind.SERVICE else {},
+            addresses=_virtual_addresses(target, spec, read),
             damage=damage,
         )
 
-    def _reached(self, target: Incarnation, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _reached(self, target: Incarnation, spec: Mapping[str, Any], read: Read) -> Mapping[str, Any]:
         """The instances that the rules send traffic to on every network of the service."""
         loaded = self._effect.loaded()
         rules = loaded.services.get(target.id)
@@ -236,8 +241,7 @@ class NetworkDriver:
         drained = loaded.drained()
         backends = [frozenset(each.backends) - drained for each in rules.virtuals]
         members = [
-            each.members if (each := self._ipam.read(target.stack, name)) else {}
-            for name in spec.get("networks", ())
+            each.members if (each := read(target.stack, name)) else {} for name in spec.get("networks", ())
         ]
         instances = spec.get("instances", ())
         return {
@@ -336,17 +340,6 @@ class NetworkDriver:
             return decode(NetworkSpec, record.spec)
         return decode(ServiceSpec, record.spec)
 
-    def _virtual_addresses(self, target: Incarnation, spec: Mapping[str, object]) -> Mapping[str, str]:
-        networks = spec.get("networks", ())
-        if target.ref.kind is not Kind.SERVICE or not isinstance(networks, list):
-            return {}
-        found = {name: self._ipam.read(target.stack, name) for name in networks}
-        return {
-            name: each.members[target.ref.name]
-            for name, each in found.items()
-            if each is not None and target.ref.name in each.members
-        }
-
     def _other_services(self, stack: str) -> list[tuple[str, ServiceSpec]]:
         return [
             (f"service {name}/{each.target.ref.name}", decode(ServiceSpec, each.spec))
@@ -369,3 +362,15 @@ def _ready(spec: ServiceSpec) -> tuple[str, ...]:
 def _is_group_link(name: str) -> bool:
     # Of any instance: a /32 within a subnet that its hub's route shows as a whole.
     return len(name) == 15 and name.startswith("orc") and "-" not in name
+
+
+def _virtual_addresses(target: Incarnation, spec: Mapping[str, object], read: Read) -> Mapping[str, str]:
+    networks = spec.get("networks", ())
+    if target.ref.kind is not Kind.SERVICE or not isinstance(networks, list):
+        return {}
+    found = {name: read(target.stack, name) for name in networks}
+    return {
+        name: each.members[target.ref.name]
+        for name, each in found.items()
+        if each is not None and target.ref.name in each.members
+    }

@@ -12,7 +12,7 @@ from pathlib import Path
 from orchestrator.drivers import marks
 from orchestrator.drivers.network import files
 from orchestrator.drivers.network.attached import Attached, Register
-from orchestrator.drivers.network.ipam import Allocation, Ipam
+from orchestrator.drivers.network.ipam import Allocation, Ipam, Read
 from orchestrator.drivers.network.rules import NetworkRules
 
 
@@ -36,10 +36,9 @@ class GroupFiles:
         text = self._hosts(each, self.allocated(each))
         files.write(Path(self._register.folder(each.id), "hosts"), text)
 
-    def allocated(self, each: Attached) -> Mapping[str, Allocation]:
-        return {
-            name: found for name in each.networks if (found := self._ipam.read(each.stack, name)) is not None
-        }
+    def allocated(self, each: Attached, read: Read | None = None) -> Mapping[str, Allocation]:
+        read = read or self._ipam.read
+        return {name: found for name in each.networks if (found := read(each.stack, name)) is not None}
 
     def wrong(
         self,

@@ -118,11 +118,11 @@ class Groups:
                 self._damage.keep(there)
                 self._files.keep(there)
             loaded = self._effect.loaded().networks
-            found = []
+            found, read = [], self._ipam.look()
             for target in targets:
                 each = self.register.read(target.id)
                 if each is not None:
-                    allocated = self._files.allocated(each)
+                    allocated = self._files.allocated(each, read)
                     joined = {name: loaded[a.id] for name, a in allocated.items() if a.id in loaded}
                     found.append((each, allocated, joined))
             wrong = dict(self._damage.of([self._wanted(each, joined) for each, _, joined in found]))

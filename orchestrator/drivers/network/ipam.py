@@ -16,6 +16,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -71,6 +72,10 @@ def routed(table: str, ours: Callable[[str], bool]) -> tuple[tuple[IPv4Network, 
     return tuple(found)
 
 
+Read = Callable[[str, str], Allocation | None]
+"""(stack, network) to the allocation as the stack sees it."""
+
+
 class Ipam:
     """The allocations of one instance. Safe for threads and processes: writers hold a lock file."""
 
@@ -98,6 +103,10 @@ class Ipam:
                 view = (found, _seen_by(stack, owner, found))
                 self._views[stack, path] = view
         return view[1]
+
+    def look(self) -> Read:
+        """`read` for one look at many: the kernel is asked once for each network."""
+        return cache(self.read)
 
     def _read(self, path: str) -> Allocation | None:
         try:
