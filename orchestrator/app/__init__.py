@@ -90,7 +90,8 @@ class App(Looking):
                 author=author,
             )
             if before is None or before.number != number:
-                store.events.append([self._event(stack.name, "revision", f"{number} by {author}")])
+                told = f"{number} by {author or 'somebody'}"
+                store.events.append([self._event(stack.name, "revision", told)])
             blobs.collect(kept_documents(store, stack.name))
         return number
 
@@ -98,10 +99,9 @@ class App(Looking):
         """Nothing is wished of the stack any more; the number of the revision that says so."""
         with self._open_store() as store:
             number = store.forget(stack, prune_data=prune_data, author=author, unrecorded=True)
+            told = f"{number} by {author or 'somebody'}: nothing is wished any more"
             with suppress(HostError):  # a full disk keeps nobody from deleting
-                store.events.append(
-                    [self._event(stack, "revision", f"{number} by {author}: nothing is wished any more")]
-                )
+                store.events.append([self._event(stack, "revision", told)])
         return number
 
     def say(self, stack: str, word: Word, refs: Sequence[Ref | None], *, author: str) -> tuple[Said, ...]:

@@ -303,6 +303,16 @@ def test_a_hold_is_in_every_document_and_fails_nothing(stage: Stage, monkeypatch
     assert f". {row['ref']}: {row['held']}\n" in run(stage, "apply", "-f", "shop.yaml").stderr
 
 
+def test_who_held_it_first_keeps_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(stage, "apply", "-f", "shop.yaml")
+    for user, name in (("ann", "web-1"), ("bob", "web")):
+        monkeypatch.setenv("SUDO_USER", user)
+        run(stage, "stop", name)
+    rows = json.loads(run(stage, "ps", "--output", "json").stdout)["stacks"][0]["containers"]
+    held = [(each["held"] or "nobody by nobody").split()[2] for each in rows]
+    assert held == ["nobody", "nobody", "ann", "bob"]
+
+
 def test_a_word_that_is_not_fulfilled_is_a_failure_with_its_reason(stage: Stage) -> None:
     run(stage, "apply", "-f", "shop.yaml")
     run(stage, "stop", "db")

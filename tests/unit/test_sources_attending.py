@@ -270,10 +270,10 @@ def test_commit_that_fails_is_tried_again(play: Play, monkeypatch: pytest.Monkey
     number = play.add("a.yaml")
     commit, failures = play.app.commit, [HostError("the disk is full")] * 2
 
-    def failing(stack: Stack) -> int:
+    def failing(stack: Stack, *, author: str) -> int:
         if failures:
             raise failures.pop()
-        return commit(stack)
+        return commit(stack, author=author)
 
     monkeypatch.setattr(play.app, "commit", failing)
     play.edit(number, "a.yaml", A.replace("pids: 7", "pids: 8"))

@@ -17,11 +17,15 @@ from orchestrator.control import orders
 from orchestrator.control.events import Event, Following, Waiting
 from orchestrator.control.outcome import Settled
 from orchestrator.control.probes import HealthChange
-from orchestrator.control.reconciler import Stepped
+from orchestrator.control.reconciler import Planned, Stepped
 from orchestrator.errors import UsageError
+from orchestrator.execute.executor import Status
 from orchestrator.model.ids import Ref
 from orchestrator.model.observed import Health, Observation, Phase
+from orchestrator.plan.changes import Change, Op, Verb
 from orchestrator.state.words import Word
+
+STOPPED = "stopped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +73,9 @@ def stop(app: App, texts: Sequence[str], options: Options) -> list[Told]:
     """None of them runs until it is started again."""
     told = []
     for stack, targets in _targets(app, texts).items():
-        app.say(stack, Word.HOLD, targets, author=options.author)
-        told.append(Told(stack=stack, targets=targets, reached=_rests, how="stopped", notes={}))
+        held = _stopped(app, stack, targets)  # whoever was first keeps it
+        app.say(stack, Word.HOLD, [each for each in targets if each not in held], author=options.author)
+        told.append(Told(stack=stack, targets=targets, reached=_rests, how=STOPPED, notes={}))
     return told
 
 
@@ -114,14 +119,35 @@ def follow(app: App, told: Told, options: Options) -> Iterator[Event]:
         timeout=options.timeout,
         cancelled=options.cancelled,
     )
+    begun: set[Ref] = set()  # whose last step is still to be told
     for event in app.follow(following, command=f"{options.author} {told.stack}", once=options.once):
         if isinstance(event, HealthChange) and told.targets and event.incarnation.ref not in told.targets:
             continue  # what others do meanwhile is not the question
         yield event
+        look = isinstance(event, Waiting | HealthChange)
+        if isinstance(event, Planned):
+            begun |= {each.ref for each in event.plan.changes if _begins(each, told)}
+        elif isinstance(event, Stepped) and _ends(event, told):
+            begun.discard(event.result.step.ref)
+            look = not begun
         # A pass in this process is not left in its midst: there is nobody else to end it.
-        look = isinstance(event, Waiting) or (resident and isinstance(event, Stepped | HealthChange))
+        look = look and (resident or isinstance(event, Waiting))
         if look and (not options.wait or _done(app, told)):
             return
+
+
+def _begins(change: Change, told: Told) -> bool:
+    """A step that ends it is about to be made."""
+    verbs = (Verb.STOP,) if told.how == STOPPED else (Verb.START, Verb.RESTART)
+    now = not change.waits and change.not_before is None
+    return change.ref in told.targets and change.verb in verbs and now
+
+
+def _ends(event: Stepped, told: Told) -> bool:
+    result = event.result
+    return result.status is not Status.STARTED and result.step.op is (
+        Op.STOP if told.how == STOPPED else Op.START
+    )
 
 
 def ended(app: App, told: Told, last: Event | None, options: Options) -> Ended:

@@ -37,6 +37,7 @@ FOLLOWERS = (
 )
 UNSTABLE = 5  # readings in a row that files change under
 STORM = 1.0  # seconds of patience after that
+AUTHOR = "agent: watch"  # of the revisions that come from a source
 
 
 class Application(Reader, Protocol):
@@ -44,7 +45,7 @@ class Application(Reader, Protocol):
 
     def observe_containers(self, stack: str) -> Observed: ...
 
-    def commit(self, stack: Stack) -> int: ...
+    def commit(self, stack: Stack, *, author: str = "") -> int: ...
 
 
 class Watching(Protocol):
@@ -246,7 +247,7 @@ class Sources:
             if refusal:
                 troubles.append(refusal)
             else:
-                stacks[stack.name] = {"digest": digest, "revision": self._app.commit(stack)}
+                stacks[stack.name] = {"digest": digest, "revision": self._app.commit(stack, author=AUTHOR)}
         left = {name for name in before.get("left", []) if self._store.latest(name)}
         if not found.failed:
             gone = stacks.keys() - {each.name for each in found.stacks}
