@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import secrets
 import signal
 import sys
@@ -46,6 +47,8 @@ def agent(root: str | None = None) -> None:
     """The agent's process, as the keeper starts it."""
     with open("/proc/self/comm", "w") as comm:
         comm.write("orc-agent")
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # it keeps some of each container open
     logging.basicConfig(format="%(asctime)s agent %(levelname)s %(message)s", level=logging.INFO)
     try:
         App.open(root).be_agent()

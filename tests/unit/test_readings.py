@@ -6,11 +6,13 @@ import os
 import resource
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from orchestrator.drivers.embedded.readings import Readings
+from orchestrator.errors import StepError
 from orchestrator.supervisor import wire
 
 ONE, TWO = ("shop", "a"), ("shop", "b")
@@ -90,3 +92,20 @@ def test_descriptors_above_1023_can_be_waited_for() -> None:
         os.close(high)
         one.close()
         other.close()
+
+
+@pytest.mark.usefixtures("few_files")
+def test_out_of_descriptors_is_an_error_and_not_a_file_that_is_missing(tmp_path: Path) -> None:
+    readings, file, taken = Readings(), tmp_path / "max", []
+    file.write_text("10")
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(StepError, match="too many open files"):
+            readings.read(ONE, "max", str(file))
+        os.close(taken.pop())
+        assert readings.read(ONE, "max", str(file)) == b"10"
+    finally:
+        for fd in taken:
+            os.close(fd)

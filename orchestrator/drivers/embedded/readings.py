@@ -6,12 +6,14 @@ descriptors are bounded by half of RLIMIT_NOFILE; beyond, files are opened each 
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import threading
 from collections.abc import Set
 
 from orchestrator.drivers.embedded.cgroups import Names
+from orchestrator.errors import StepError
 
 _SIZE = 65536
 
@@ -31,7 +33,7 @@ class Readings:
 
     def read(self, owner: Names, name: str, path: str) -> bytes | None:
         """The file's bytes; None where there is no file, or what it speaks of has ended. Another path than the last under
-        this name takes its place."""
+        this name takes its place. StepError: out of descriptors."""
         with self._lock:
             files = self._kept.setdefault(owner, {})
             kept = files.get(name)
@@ -55,7 +57,9 @@ class Readings:
     def _open(self, files: dict[str, tuple[str, int]], name: str, path: str) -> bytes | None:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # it says nothing about the file
+                raise StepError.of("cannot look at containers", error) from error
             return None
         files[name] = path, fd
         self._room -= 1
