@@ -186,7 +186,8 @@ def test_a_cgroup_that_was_removed_under_a_running_container(place: Place) -> No
     pid, folder = place.seen(PLAIN).pid, Path(place.cgroups.folder(place.names(PLAIN)))
     (Path(place.cgroups.base()).parent / "cgroup.procs").write_text(str(pid))
     until(lambda: removed(folder))
-    place.mends(PLAIN, UPDATE, "cgroup")
+    # On v2 the limit goes with it; on v1 it lies in another hierarchy.
+    place.mends(PLAIN, UPDATE, "cgroup, limits.pids" if place.cgroups.versions["pids"] == 2 else "cgroup")
     assert (folder / "cgroup.procs").read_text() == f"{pid}\n"
 
 

@@ -43,6 +43,10 @@ class Condition:
         self._belonging = Belonging(cgroups, readings)
         self.mounts = MountWatch(layout)
 
+    def look(self) -> None:
+        """What `damage` and `broken` say then is as of now."""
+        self.mounts.hear()
+
     def damage(self, target: Incarnation, names: Names, pid: int) -> Iterator[str]:
         """What can be mended while it runs."""
         if not self._belonging.holds(names, pid):

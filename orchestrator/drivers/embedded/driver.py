@@ -95,6 +95,7 @@ class EmbeddedDriver:
         running = Counter(each[-2] for each in alive)
         addresses, damage = self._addresses(records), self._damage(records)
         found = list(self._orphans(stack, names, alive))
+        self._condition.look()
         for each in records:
             if not each.readable:
                 found.append(each.observation(Phase.INCOMPLETE))

@@ -53,10 +53,15 @@ class MountWatch:
         with suppress(OSError):
             self._file(names).write_text(_digest(Path(f"/proc/{pid}/mountinfo").read_bytes()))
 
-    def same(self, names: Names, pid: int) -> bool:
-        """Whether they are still so; True where nobody knows."""
+    def hear(self) -> None:
+        """Ask the kernel whether any mounts changed: what `same` says then is as of now."""
         with self._lock:
-            self._hear()
+            for fd, _ in self._poll.poll(0):
+                self._watches[self._owners[fd]].same = None
+
+    def same(self, names: Names, pid: int) -> bool:
+        """Whether they were still so at the last `hear`; True where nobody knows."""
+        with self._lock:
             watch = self._watches.get(names)
             if watch is None or watch.pid != pid:
                 self._drop(names)
@@ -75,10 +80,6 @@ class MountWatch:
         """Stop watching this one."""
         with self._lock:
             self._drop(names)
-
-    def _hear(self) -> None:
-        for fd, _ in self._poll.poll(0):
-            self._watches[self._owners[fd]].same = None
 
     def _open(self, names: Names, pid: int) -> _Watch:
         if self._room <= 0:
