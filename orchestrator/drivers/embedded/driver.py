@@ -94,8 +94,8 @@ class EmbeddedDriver:
         alive = {names[id] for id, state in states.items() if state.pid is not None and id in names}
         running = Counter(each[-2] for each in alive)
         addresses, damage = self._addresses(records), self._damage(records)
-        found = list(self._orphans(stack, names, alive))
         self._condition.look()
+        found = []
         for each in records:
             if not each.readable:
                 found.append(each.observation(Phase.INCOMPLETE))
@@ -111,6 +111,7 @@ class EmbeddedDriver:
                 id = each.target.id
                 shared = addresses.get(names[id][-2], {})
                 found.append(self._containers.observation(each, names[id], states.get(id), shared))
+        found += self._orphans(stack, names, found)
         self._forget(stack, frozenset(names.values()), alive)
         return tuple(found)
 
@@ -220,12 +221,17 @@ class EmbeddedDriver:
         groups = [each.target for each in records if each.target.ref.kind is Kind.GROUP and each.readable]
         return self._groups.damage(groups) if groups else {}
 
-    def _orphans(self, stack: str, known: Mapping[str, Names], alive: Set[Names]) -> Iterator[Observation]:
+    def _orphans(
+        self, stack: str, known: Mapping[str, Names], seen: Sequence[Observation]
+    ) -> Iterator[Observation]:
         """Cgroups of ours that no record speaks of: only good for deletion. Looked for only where there are more than must
         be. A record is there before its cgroup and goes after it, so one that is missing before and after the look at the
         cgroup is none that is on its way."""
-        others = (each for each in known.values() if len(each) > 1 and each not in alive)
-        expected = len(alive) + sum(self._enforced.exists(each) for each in others)
+        expected = 0
+        for each in seen:
+            if each.id in known and len(known[each.id]) > 1:
+                surely = each.phase is Phase.RUNNING and "cgroup" not in each.damage
+                expected += surely or self._enforced.exists(known[each.id])
         if self._enforced.count(stack) <= expected:
             return
         for kind, id in strangers.strangers(self._cgroups, stack, known):
