@@ -153,6 +153,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def the_host_reboots(self) -> None:
         self.fake.reboot()
+        self.harmed = True  # a job that was cut off by it four times has failed
         self.now = 5.0
         self.agent()
 
