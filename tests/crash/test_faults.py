@@ -207,7 +207,8 @@ def test_many_who_apply_at_once_are_served_one_after_the_other(calm: Storm) -> N
     revision = calm.app.recorded(NAME)
     assert revision is not None
     wanted = {spec.limits.memory for ref, spec in revision.resources.items() if ref.kind == "container"}  # type: ignore[union-attr]
-    actual = {each.actual.get("limits.memory") for each in calm._containers()}
+    found = [each for each in calm.app.observe(NAME) if each.ref.kind == "container"]
+    actual = {each.actual.get("limits.memory") for each in found}
     assert actual == wanted
     calm.check()
 
