@@ -51,7 +51,7 @@ def select(text: str, existing: Iterable[Named]) -> tuple[Named, ...]:
     stack, _, rest = text.rpartition(":")
     rest = re.sub(r"^(group|service)/", "", rest)
     containers = (each for each in set(existing) if each.ref.kind is Kind.CONTAINER)
-    scope = sorted((each for each in containers if not stack or each.stack == stack), key=natural)
+    scope = sorted((each for each in containers if not stack or each.stack == stack), key=_in_order)
     found = _closest(rest, scope, _CONTAINER)
     if not found:
         raise UsageError(f"nothing is called {text!r}", hint=_near(rest, scope))
@@ -66,11 +66,15 @@ def names(text: str, ref: Ref) -> bool:
     return any(matches(ref, text) or matches(ref, rest) for matches in _CONTAINER)
 
 
-def natural(each: Named) -> tuple[str, str, int, str]:
-    """A key that puts web-2 before web-10."""
-    instance, _, container = each.ref.name.partition("/")
-    number = instance.rpartition("-")[2]
-    return each.stack, _group(each.ref), int(number) if number.isdigit() else 0, container
+def natural(name: str) -> tuple[str, int, str]:
+    """A key that puts web-2 before web-10; `name` is INSTANCE/CONTAINER."""
+    instance, _, container = name.partition("/")
+    group, _, number = instance.rpartition("-")
+    return group or instance, int(number) if number.isdigit() else 0, container
+
+
+def _in_order(each: Named) -> tuple[str, tuple[str, int, str]]:
+    return each.stack, natural(each.ref.name)
 
 
 def _group(ref: Ref) -> str:

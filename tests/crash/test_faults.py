@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import pytest
 
 from orchestrator.model.observed import Phase
 from tests.crash.storm import NAME, REPOSITORY, Storm
+from tests.waiting import until
 
 pytestmark = pytest.mark.root
 
@@ -35,13 +36,6 @@ def calm() -> Iterator[Storm]:
             yield made
     finally:
         shutil.rmtree(root, ignore_errors=True)
-
-
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.02)
 
 
 def run(storm: Storm, *arguments: str, prefix: tuple[str, ...] = ()) -> tuple[int, str]:

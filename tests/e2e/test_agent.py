@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 from orchestrator.ports.layout import Layout
 from orchestrator.state.locks import StackLock
 from tests.e2e.conftest import REPOSITORY, Stage
+from tests.waiting import until
 
 pytestmark = pytest.mark.root
 
@@ -39,13 +39,6 @@ containers:
     stop: {signal: KILL}
     health: {command: [test, -e, /ready], interval: 200ms, timeout: 5s, retries: 100}
 """
-
-
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.03)
 
 
 def begin(stage: Stage, *arguments: str) -> subprocess.Popen[str]:

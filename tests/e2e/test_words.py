@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import Stage
+from tests.waiting import until
 
 pytestmark = pytest.mark.root
 
@@ -37,13 +36,6 @@ groups:
         health: {command: [test, -e, /ready], interval: 200ms, timeout: 5s, retries: 100}
 """
 DB, ONE, TWO = "container/db-1/db", "container/web-1/it", "container/web-2/it"
-
-
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.05)
 
 
 def pids(stage: Stage) -> dict[str, int | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from orchestrator.state import document
 from orchestrator.state.locks import StackLock
 from orchestrator.state.store import Store
 from tests.properties.stacks import NAME, Group, container, network, stack
+from tests.waiting import until
 
 
 def boottime() -> float:
@@ -110,13 +111,6 @@ class World:
 
 def count(world: World) -> int:
     return sum(each.ref.kind is Kind.CONTAINER for each in world.fake.observe(NAME))
-
-
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.01)
 
 
 @pytest.fixture

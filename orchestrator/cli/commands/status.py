@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.cli.refs import natural
 from orchestrator.errors import UsageError
 from orchestrator.model.ids import Kind, Ref
 from orchestrator.model.observed import Health, Observation, Observed, Phase
@@ -95,7 +96,7 @@ def of(app: App, name: str, observed: Observed) -> StackStatus:
     return StackStatus(
         name=name,
         revision=app.revision(name),
-        containers=tuple(sorted(rows, key=lambda each: _natural(each.ref.name))),
+        containers=tuple(sorted(rows, key=lambda each: natural(each.ref.name))),
         suspended=orders.suspended,
     )
 
@@ -117,9 +118,3 @@ def _status(
         held=held,
         failure=None if held else failure,
     )
-
-
-def _natural(name: str) -> tuple[tuple[str, int], ...]:
-    instance, _, container = name.partition("/")
-    group, _, number = instance.rpartition("-")
-    return ((group, int(number) if number.isdigit() else 0), (container, 0))
