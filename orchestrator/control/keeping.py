@@ -19,7 +19,7 @@ from orchestrator.control.tracking import Target
 from orchestrator.model.ids import Kind, Ref
 from orchestrator.plan.changes import Policy, Verb
 
-LOOK_ANYWAY = 8.0  # seconds: drift of which nobody tells
+LOOK_ANYWAY = 9.5  # seconds: drift of which nobody tells is mended within ten
 SAME_CHANGES = 3
 
 
