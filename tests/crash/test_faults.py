@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -258,5 +259,8 @@ def test_a_flood_of_log_lines_stays_within_its_bound(calm: Storm) -> None:
     calm.recover()
     assert calm._containers()[0].pid == pid, "it was ended for lack of a reader"
     folder = calm.app.layout.logs(NAME, calm._containers()[0].ref)
-    size = sum(each.stat().st_size for each in folder.iterdir())
+    size = 0
+    for each in folder.iterdir():
+        with suppress(FileNotFoundError):  # the ring turns
+            size += each.stat().st_size
     assert 256 * 1024 < size <= 2 * 256 * 1024 * 1.5 + 1024 * 1024

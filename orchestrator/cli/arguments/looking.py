@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from orchestrator.cli import interrupts
 from orchestrator.cli.arguments import common, completing
 from orchestrator.cli.exits import ExitCode
 from orchestrator.cli.session import Session
@@ -89,17 +90,20 @@ def top(session: Session, *, name: str | None, once: bool, interval: float, sort
 
     if interval < 0.1:
         raise click.BadParameter("it is less than 100ms", param_hint="--interval")
-    tables = command.tables(session.app, name, command.Order(sort), interval)
-    if form == "json":
-        session.terminal.document(view.document(next(tables)))
-    elif once or not sys.stdout.isatty():
-        view.show(session.terminal, next(tables))
-    else:
-        try:
-            view.follow(session.terminal, tables)
-        except KeyboardInterrupt:
-            return ExitCode.INTERRUPTED  # the usual end
-    return ExitCode.SETTLED
+    if form == "json" or once or not sys.stdout.isatty():
+        table = next(command.tables(session.app, name, command.Order(sort), interval))
+        if form == "json":
+            session.terminal.document(view.document(table))
+        else:
+            view.show(session.terminal, table)
+        return ExitCode.SETTLED
+    # Noticed, not raised: an exception may come up where Python can only ignore it, in a destructor.
+    with interrupts.noticed() as cancelled:
+        view.follow(
+            session.terminal,
+            command.tables(session.app, name, command.Order(sort), interval, cancelled),
+        )
+    return ExitCode.INTERRUPTED  # the usual end
 
 
 @click.command()

@@ -6,7 +6,7 @@ In: a stack, a ref or nothing. Out: tables. Between looks for new containers onl
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,6 +18,7 @@ from orchestrator.model.observed import Phase
 from orchestrator.ports.driver import Usage
 
 _FIRST = 0.5  # seconds between the first two samples
+_SLICE = 0.1  # seconds between looks at `cancelled`
 _LOOK = 5.0  # seconds between looks for what was started meanwhile
 
 
@@ -44,15 +45,21 @@ Table = tuple[Row, ...]
 _Sample = tuple[float, dict[Incarnation, Usage]]
 
 
-def tables(app: App, text: str | None, order: Order, interval: float) -> Iterator[Table]:
-    """One table each `interval` seconds, for ever. Raises UsageError for a name that means nothing."""
+def tables(
+    app: App, text: str | None, order: Order, interval: float, cancelled: Callable[[], bool] = lambda: False
+) -> Iterator[Table]:
+    """One table each `interval` seconds, until `cancelled`. Raises UsageError for a name that means nothing."""
     targets, looked = _targets(app, text), time.monotonic()
     if text is not None and not targets:
         raise UsageError(f"nothing of {text} is running", hint="see `orchestrator ps`")
     before = _sample(app, targets)
     pause = min(_FIRST, interval)
     while True:
-        time.sleep(pause)
+        due = time.monotonic() + pause
+        while (left := due - time.monotonic()) > 0 and not cancelled():
+            time.sleep(min(left, _SLICE))
+        if cancelled():
+            return
         now = _sample(app, targets)
         yield tuple(sorted(_rows(before, now), key=lambda row: _key(row, order)))
         before, pause = now, interval
