@@ -57,6 +57,7 @@ run: venv ## apply examples/quickstart.yaml here, and look at it (PORT=8080)
 	echo "  . $(BIN)/activate"; \
 	echo "  orchestrator logs web-1                                what an instance printed"; \
 	echo "  orchestrator exec web-2 cat /etc/hosts                 a command inside"; \
+	echo "  orchestrator kill web-1; orchestrator events -n 5      it comes back by itself, and why"; \
 	echo "  edit examples/quickstart.yaml (replicas, a limit)"; \
 	echo "  orchestrator plan -f examples/quickstart.yaml          what would change, and why"; \
 	echo "  orchestrator graph -f examples/quickstart.yaml         what waits for what"; \
