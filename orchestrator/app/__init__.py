@@ -95,7 +95,7 @@ class App(Looking):
             if before is None or before.number != number:
                 told = f"{number} by {author or 'somebody'}"
                 store.events.append([self._event(stack.name, "revision", told)])
-            blobs.collect(kept_documents(store, stack.name))
+                blobs.collect(kept_documents(store, stack.name))
         return number
 
     def forget(self, stack: str, *, prune_data: bool = False, author: str = "") -> int:

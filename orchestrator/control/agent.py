@@ -22,6 +22,7 @@ from orchestrator.control.audience import Audience
 from orchestrator.control.events import Event, Troubled, Waiting
 from orchestrator.control.keeping import Keeping, Look
 from orchestrator.control.loop import Ends
+from orchestrator.control.outcome import Settled
 from orchestrator.control.probes import Prober
 from orchestrator.control.queue import Queue
 from orchestrator.control.reconciler import Queued, Reconciler
@@ -218,7 +219,7 @@ class Agent:
     def _listen(self, fd: int) -> None:
         self._subscribed = fd
         self._loop.watch(fd, self._ended)
-        for name in self._kept:  # something may have ended before anybody listened
+        for name in tuple(self._kept):  # something may have ended before anybody listened
             self._queue.add(name)
 
     def _ended(self) -> None:
@@ -298,7 +299,7 @@ class Agent:
             kept.told = dict(look.pending)
             self._tell(name, Waiting(pending=kept.told))
         self.post(lambda: self.audience.looked(name, look, began))
-        if not look.done.revision and not look.done.observed:
+        if isinstance(look.end, Settled) and not look.done.observed:
             self._forget(name)
         else:
             self._queue.add_at(name, look.due)

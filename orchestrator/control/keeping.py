@@ -46,7 +46,6 @@ class Keeping:
         self._watch = watch
         self._clock = reconciler.clock
         self._revision = -1
-        self._forced: frozenset[Ref] = frozenset()  # of the policy's `force`, those that were done
         self.fresh()
 
     def fresh(self) -> None:
@@ -59,8 +58,7 @@ class Keeping:
     ) -> Generator[PassEvent, None, Look]:
         """One pass. ConflictError: somebody else holds the stack for longer than `timeout` seconds."""
         held = {**policy.held, **self._attempts.held(self._clock())}
-        policy = replace(policy, force=policy.force - self._forced, held=held)
-        events = self.reconciler.one_pass(self.name, policy, cancelled, timeout=timeout)
+        events = self.reconciler.one_pass(self.name, replace(policy, held=held), cancelled, timeout=timeout)
         done = yield from self._told(events)
         self._watch(self.name, targets(self.name, done.observed, self.reconciler.layout))
         if done.revision != self._revision:  # an edit: what was before it says nothing any more
@@ -90,10 +88,6 @@ class Keeping:
                 self.chronicle.heard(event)
                 yield event
 
-    def forget_forced(self) -> None:
-        """A new asker may force the same refs again."""
-        self._forced = frozenset()
-
     @property
     def _unsettled(self) -> bool:
         return self._same[1] >= SAME_CHANGES
@@ -103,7 +97,6 @@ class Keeping:
         self._attempts.failed(done.failed, now)
         for ref in done.finished:
             self._attempts.succeeded(ref)
-        self._forced |= done.finished
         wants = tuple((each.ref, each.reason) for each in done.plan.changes)
         # A container's starts have a law of their own (`plan.restarts`); all else must hold once it is done.
         settling = bool(done.plan.steps) and all(

@@ -35,11 +35,12 @@ class Resident:
 
     def status(self) -> Mapping[str, Any] | None:
         """What it says of itself and of each stack; None: there is none."""
-        return self._ask({"op": "status"})
+        answer = self._ask({"op": "status"})
+        return answer.get("ok") if answer else None
 
     def nudge(self, stack: str | None) -> bool:
         """Have it look at the stack (None: at all, and at the sources) now; False: there is none."""
-        return self._ask({"op": "nudge", "stack": stack}, none={}) is not None
+        return self._ask({"op": "nudge", "stack": stack}) is not None
 
     def stop(self) -> None:
         """It is gone when this returns, until somebody wants it again; containers go on."""
@@ -85,14 +86,12 @@ class Resident:
                     raise HostError(f"the agent does not understand: {frame.header['error']['message']}")
                 yield from_json(frame.header)
 
-    def _ask(
-        self, request: Mapping[str, Any], none: Mapping[str, Any] | None = None
-    ) -> Mapping[str, Any] | None:
+    def _ask(self, request: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Its answer as a frame's header; None: there is no agent."""
         try:
             with wire.connect(str(self.layout.agent_socket)) as sock:
                 sock.settimeout(10.0)
                 wire.send(sock, dict(request))
-                answer: Mapping[str, Any] = wire.receive(sock, wire.Incoming()).header
-        except (TimeoutError, OSError):
+                return wire.receive(sock, wire.Incoming()).header
+        except OSError:
             return None
-        return answer.get("ok") or none

@@ -32,6 +32,7 @@ def follow(terminal: Terminal, events: Iterable[Event]) -> Event | None:
     """Tells what happens; gives back the last event."""
     last: Event | None = None
     told: dict[Ref, str] = {}
+    holder = ""
     begun = unrecorded = False
     for event in events:
         last = event
@@ -48,7 +49,9 @@ def follow(terminal: Terminal, events: Iterable[Event]) -> Event | None:
                     terminal.complain(f"{head}: the history of this was not recorded: {event.reason}")
                 unrecorded = True
             case Queued():
-                terminal.say(f"waits its turn: {text.printable(event.holder)}")
+                if event.holder != holder:  # asked again and again
+                    terminal.say(f"waits its turn: {text.printable(event.holder)}")
+                holder = event.holder
             case Troubled():
                 terminal.complain(f"{terminal.paint('!', 'bad', err=True)} {text.printable(event.reason)}")
             case HealthChange():
