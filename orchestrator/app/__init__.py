@@ -246,6 +246,11 @@ class App(Looking):
         if self.world.resident is not None:
             self.world.resident.ensure()
 
+    def leave_to_agent(self, stack: str) -> None:
+        """It goes on with the stack; nobody waits here."""
+        self.ensure_agent()
+        self.nudge(stack)
+
     def nudge(self, stack: str | None) -> bool:
         """Have the agent look at the stack now (None: at all of them); False: there is none."""
         return self.world.resident is not None and self.world.resident.nudge(stack)

@@ -139,12 +139,6 @@ class Reconciler:
         found = [each for driver in distinct for each in driver.observe(name)]
         return health.merge(tuple(found), self.layout, self.clock())
 
-    def plan(self, name: str, stack: Stack | None, policy: Policy | None = None) -> Plan:
-        """What a pass would do now for this wish; touches nothing, takes no lock."""
-        observed = self.observe(name)
-        policy = neighbours.aware(policy or Policy(), name, stack, observed, self.drivers)
-        return make_plan(stack, observed, policy, self.clock(), name=name)
-
     def reconcile(self, name: str) -> Outcome:
         """One pass, its events dropped. ConflictError: somebody else holds the stack."""
         events = self.one_pass(name, Policy(), lambda: False, timeout=0.0)
@@ -162,7 +156,7 @@ class Reconciler:
         stack that no revision is about is unknown, not nothing: it is looked at and left alone."""
         lock = StackLock(self.layout.lock(name), stack=name, command=self.command)
         try:
-            lock.acquire(wait=True, timeout=min(BRIEFLY, timeout or 0.0) if timeout is not None else BRIEFLY)
+            lock.acquire(wait=True, timeout=BRIEFLY if timeout is None else min(BRIEFLY, timeout))
         except ConflictError as error:
             if timeout == 0.0:
                 raise

@@ -25,8 +25,8 @@ from typing import Any
 
 from orchestrator.doctor.facts import ForwardChain, HostFacts, Space
 from orchestrator.doctor.judging import CALLS, FIXED, version
-from orchestrator.drivers.embedded.containers import host_init
 from orchestrator.drivers.embedded.hierarchies import Hierarchies, systemd_runs
+from orchestrator.drivers.embedded.inits import host_init
 from orchestrator.drivers.network.ipam import DEFAULT_POOL
 from orchestrator.ports.layout import Layout
 from orchestrator.supervisor import start

@@ -22,6 +22,7 @@ from orchestrator.supervisor.container import Container
 from orchestrator.supervisor.kernel import CallError, processes
 from orchestrator.supervisor.ledger import Ledger
 from orchestrator.supervisor.loop import Loop
+from orchestrator.supervisor.requests import answer_of, birth_of, folder_name
 from orchestrator.supervisor.terminal import Passage
 from orchestrator.supervisor.version import version
 from orchestrator.supervisor.visit import Visit, conclude
@@ -86,7 +87,7 @@ class Supervision:
                 )
             operation(connection, frame)
         except (OSError, KeyError, TypeError, ValueError) as error:
-            connection.fail(_told(error, frame.header.get("op")))
+            connection.fail(answer_of(error, frame.header.get("op")))
         finally:
             for fd in frame.fds:
                 os.close(fd)
@@ -106,7 +107,7 @@ class Supervision:
             connection.answer(container.state())
             return
         container = self._prepare(header, container)
-        birth = _birth(header)
+        birth = birth_of(header)
         ends = container.child_ends()
         try:
             launched = launcher.launch(self._host, frame.payload, birth, stdio=ends, logs=True)
@@ -139,7 +140,7 @@ class Supervision:
     def _prepare(self, header: dict[str, Any], known: Container | None) -> Container:
         """A container that is about to start: its record, FIFOs and ring."""
         container = Container(
-            id=_name(header["id"]),
+            id=folder_name(header["id"]),
             folder=f"{self._run}/containers/{header['id']}",
             journal=header["journal"],
             logs=header["logs"],
@@ -160,7 +161,7 @@ class Supervision:
         return container
 
     def _do_run(self, connection: Connection, frame: wire.Frame) -> None:
-        launched = launcher.launch(self._host, frame.payload, _birth(frame.header))
+        launched = launcher.launch(self._host, frame.payload, birth_of(frame.header))
         child = Child(self._loop, launched)
 
         def ended(status: dict[str, int]) -> None:
@@ -376,30 +377,6 @@ class Supervision:
             if container.ring is not None and container.ring.used < old:
                 container.ring.close()
         self._loop.later(_IDLE, self._tick)
-
-
-def _birth(header: dict[str, Any]) -> launcher.Birth:
-    return launcher.Birth(
-        new=tuple(header["new"]),
-        cgroup=header["cgroup"],
-        cgroups=tuple(header["cgroups"]),
-        uid_maps=header["uid_maps"],
-        gid_maps=header["gid_maps"],
-    )
-
-
-def _name(id: str) -> str:
-    if not id or "/" in id or id.startswith("."):
-        raise ValueError(f"{id!r} is not an id")
-    return id
-
-
-def _told(error: Exception, operation: Any) -> dict[str, Any]:
-    """The error as an answer; a failed clone is told as an operation of the program."""
-    told: dict[str, Any] = {"message": str(error) or type(error).__name__}
-    if isinstance(error, CallError) and operation in ("launch", "run", "exec"):
-        told |= {"operation": "clone", "call": error.call, "argument": error.argument, "errno": error.errno}
-    return told
 
 
 def _inode(run: str) -> int:

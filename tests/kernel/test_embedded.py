@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.drivers.embedded.containers import host_init
+from orchestrator.drivers.embedded.inits import host_init
 from orchestrator.errors import StepError
 from orchestrator.model.desired import (
     BindMount,

@@ -35,6 +35,7 @@ from orchestrator.state import document
 from orchestrator.state.locks import StackLock
 from orchestrator.state.store import Store
 from tests.properties.stacks import NAME, Group, container, stack
+from tests.unit.fake_app import Stage
 
 
 def boottime() -> float:
@@ -316,10 +317,12 @@ def test_a_plan_is_made_again_only_when_the_world_or_the_wish_is_another(
     assert len(made) == 2
 
 
-def test_plan_touches_nothing(world: World) -> None:
-    found = world.reconciler.plan(NAME, stack(Group(name="web")))
-    assert found.steps and not world.fake.trace
-    assert not world.layout.lock(NAME).exists()
+def test_plan_touches_nothing(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    app = stage.open()
+    found = app.plan(stack(Group(name="web")), Policy())
+    assert found.steps and not stage.fake.trace
+    assert not app.layout.lock(NAME).exists()
 
 
 def test_planned_is_told_before_the_first_step(world: World) -> None:

@@ -59,8 +59,7 @@ def apply(app: App, stack: Stack, options: Options) -> Iterator[Event]:
         cancelled=options.cancelled,
     )
     if not options.wait and not options.once and app.has_agent:
-        app.ensure_agent()
-        app.nudge(stack.name)
+        app.leave_to_agent(stack.name)
         yield Waiting(pending={})
         return
     for event in app.follow(following, command=f"apply {stack.name}", once=options.once):

@@ -109,8 +109,7 @@ def follow(app: App, told: Told, options: Options) -> Iterator[Event]:
     """Until it is done, or the stack has come to an end otherwise."""
     resident = app.has_agent and not options.once
     if resident and not options.wait:
-        app.ensure_agent()
-        app.nudge(told.stack)
+        app.leave_to_agent(told.stack)
         yield Waiting(pending={})
         return
     following = Following(

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 # ruff: noqa: PTH101, PTH102, PTH116
 import contextlib
-import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,9 @@ from orchestrator.drivers.embedded.cgroups import Cgroups, Names
 from orchestrator.drivers.embedded.condition import UNKNOWN, Condition, layered
 from orchestrator.drivers.embedded.contents import Contents, Placed
 from orchestrator.drivers.embedded.enforced import Enforced
+from orchestrator.drivers.embedded.inits import host_init
 from orchestrator.drivers.embedded.program import Place, container_program, exec_program
+from orchestrator.drivers.embedded.visiting import Visiting, commanding, explained
 from orchestrator.drivers.records import Record, Records, private_folders
 from orchestrator.drivers.trees import remove_tree
 from orchestrator.errors import StepError
@@ -32,7 +33,7 @@ from orchestrator.model.signals import signal_number
 from orchestrator.ports.driver import Attached, ExecRequest, GroupNetwork, Root, Roots, Volumes
 from orchestrator.ports.layout import Layout
 from orchestrator.supervisor import adoption, facts, wire
-from orchestrator.supervisor.client import LaunchError, LogTarget, ProcessState, Supervisor, Visit
+from orchestrator.supervisor.client import LaunchError, LogTarget, ProcessState, Supervisor
 from orchestrator.supervisor.container import Container
 from orchestrator.supervisor.kernel.mounts import OVERLAY, filesystem
 from orchestrator.supervisor.program import Program
@@ -40,18 +41,6 @@ from orchestrator.supervisor.records import read_exits
 from orchestrator.supervisor.seccomp import default_filter
 
 KILL_TIMEOUT = 10.0  # seconds that the kernel has to end what was killed
-NOT_FOUND, NOT_EXECUTABLE = (
-    127,
-    126,
-)  # exit codes of a shell for commands that it cannot run (sh(1p), docker exec)
-INITS = (
-    "/usr/bin/catatonit",
-    "/usr/libexec/podman/catatonit",
-    "/usr/bin/tini-static",
-    "/usr/bin/docker-init",
-    "/usr/libexec/docker/docker-init",
-    "/usr/bin/tini",
-)
 
 
 class Containers:
@@ -186,13 +175,13 @@ class Containers:
     def exec(
         self, record: Record, request: ExecRequest, stdio: tuple[int, int, int], timeout: float | None
     ) -> int:
-        with _commanding(record.target):
+        with commanding(record.target):
             return self._supervisor.exec(record.target.id, self._entered(record, request), stdio, timeout)
 
     def attach(self, record: Record, request: ExecRequest, size: tuple[int, int]) -> Attached:
-        with _commanding(record.target):
+        with commanding(record.target):
             visit = self._supervisor.attach(record.target.id, self._entered(record, request, size))
-        return _Visit(visit, record.target)
+        return Visiting(visit, record.target)
 
     def root(self, target: Incarnation) -> int:
         """By its main process, surely ours before and after the root was opened."""
@@ -346,52 +335,6 @@ class Containers:
             raise StepError(
                 f"{target.ref}: still there {KILL_TIMEOUT:.0f} s after SIGKILL", call="cgroup.kill"
             )
-
-
-class _Visit:
-    """The supervisor's visit, whose errors are told as those of any exec."""
-
-    def __init__(self, visit: Visit, target: Incarnation) -> None:
-        self._visit, self._target = visit, target
-        self.terminal = visit.terminal
-        self.fileno, self.resize, self.close = visit.fileno, visit.resize, visit.close
-
-    def wait(self) -> int:
-        with _commanding(self._target):
-            return self._visit.wait()
-
-
-@contextlib.contextmanager
-def _commanding(target: Incarnation) -> Iterator[None]:
-    """Errors of an exec, with the exit code that a shell gives for a command that it cannot run."""
-    try:
-        yield
-    except LaunchError as error:
-        told = explained(error, target)
-        if error.operation == "Execute":
-            told.exit_code = NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE
-        raise told from error
-
-
-def host_init() -> str | None:
-    """The host's small init, preferring those that need no library of the rootfs."""
-    return next((each for each in INITS if os.access(each, os.X_OK)), None)
-
-
-def explained(error: LaunchError, target: Incarnation) -> LaunchError:
-    """The launcher's error with the ref and the next thing to do. Its words stay: the journal has them too."""
-    hint = error.hint
-    if error.operation == "Execute" and error.errno == errno.ENOEXEC:
-        hint = "is the rootfs for another architecture, or a script without its #! line?"
-    told = LaunchError(
-        f"{target.ref}: {error.message}",
-        call=error.call,
-        argument=error.argument,
-        errno=error.errno,
-        hint=hint,
-    )
-    told.operation = error.operation
-    return told
 
 
 def _needed(record: Record, kind: Kind) -> Incarnation:

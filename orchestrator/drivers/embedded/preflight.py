@@ -11,9 +11,9 @@ from pathlib import Path
 
 from orchestrator.drivers import secrets
 from orchestrator.drivers.embedded import limits as values
-from orchestrator.drivers.embedded.containers import host_init
 from orchestrator.drivers.embedded.devices import disk_number
 from orchestrator.drivers.embedded.hierarchies import CONTROLLERS, Hierarchies
+from orchestrator.drivers.embedded.inits import host_init
 from orchestrator.errors import UsageError
 from orchestrator.model.desired import BindMount, ContainerSpec, GroupSpec, Limits, Stack, StackSpec
 from orchestrator.model.ids import Kind, Ref
