@@ -72,12 +72,11 @@ class App(Looking):
     def commit(self, stack: Stack, *, prune_data: bool = False, author: str = "") -> int:
         """Make it the newest revision, durable when this returns; its number. `author`: `USER: VERB`. A stack that is new
         here begins without words about an earlier one of its name."""
-        from orchestrator.state import document
         from orchestrator.state.blobs import Blobs, kept_documents
 
         if stack.has_secrets:
             self._secret_key.keep()
-        data = document.encode(stack)
+        data, digest = self._document(stack)
         sources = sorted({span.file for span in stack.places.values()})
         blobs = Blobs(self.layout.blobs(stack.name))
         with self._open_store() as store, blobs.committing(stack.blobs):
@@ -87,7 +86,7 @@ class App(Looking):
             number = store.commit_revision(
                 stack.name,
                 data,
-                document.digest(data),
+                digest,
                 sources=sources,
                 prune_data=prune_data,
                 author=author,

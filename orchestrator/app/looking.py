@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.app.world import World
 from orchestrator.model.ids import Kind, Ref
@@ -46,6 +46,7 @@ class Looking:
         self._make_world = world
         self._clock = clock
         self._looked_into: Store | None = None
+        self._documented: tuple[Stack, tuple[Mapping[str, Any], str]] | None = None
 
     # text
 
@@ -111,10 +112,8 @@ class Looking:
 
     def recorded_as(self, stack: Stack) -> bool:
         """Whether the newest revision wishes just this."""
-        from orchestrator.state import document
-
         mark = self._store.mark(stack.name) if self._store else None
-        return mark is not None and mark.digest == document.digest(document.encode(stack))
+        return mark is not None and mark.digest == self._document(stack)[1]
 
     def wished(self, stack: str) -> tuple[Ref, ...]:
         """The containers of the newest revision."""
@@ -226,6 +225,15 @@ class Looking:
         return orders.read(words, observed, boot=facts.boot_id())
 
     # inside
+
+    def _document(self, stack: Stack) -> tuple[Mapping[str, Any], str]:
+        """The stack as a revision holds it, and its digest; made once of the stack that was asked for last."""
+        from orchestrator.state import document
+
+        if self._documented is None or self._documented[0] is not stack:
+            data = document.encode(stack)
+            self._documented = (stack, (data, document.digest(data)))
+        return self._documented[1]
 
     @cached_property
     def _secret_key(self) -> SecretKey:
