@@ -30,8 +30,18 @@ STATE_DISK = "/mnt/state"
 """An empty ext4 disk of the guest's own, gone after the run."""
 
 
+ALIVE = "ALIVE"
+"""What the guest's init writes to the console every 5 s, whatever the job does."""
+STANDSTILL = 60.0
+"""Seconds without a word on the console after which the emulated machine itself stands still."""
+
+
 class MachineError(Exception):
     """The machine did not boot, or did not say how the command ended."""
+
+
+class StandstillError(MachineError):
+    """The emulated machine stands still: no timer of its kernel goes off any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,21 +79,34 @@ def run(
     environment: Mapping[str, str] | None = None,
     on_line: Callable[[str], None] = lambda line: None,
 ) -> Ended:
-    """Boot, run `command` in the checkout's folder, power off. MachineError when it takes longer than `timeout` seconds."""
+    """Boot, run `command` in the checkout's folder, power off. MachineError when it takes longer than `timeout` seconds.
+
+    A machine that stands still is booted once more, and `on_line` is told: that is the emulator's fault, never the job's
+    (a job that hangs leaves the console's heartbeat going, and fails).
+    """
+    script = _script(command, environment or {})
+    try:
+        return _run(script, kernel, timeout, on_line)
+    except StandstillError as error:
+        on_line(f"machine: booted once more: {error}")
+        return _run(script, kernel, timeout, on_line)
+
+
+def _run(script: str, kernel: Path, timeout: float, on_line: Callable[[str], None]) -> Ended:
     begun = time.monotonic()
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="orchestrator-vm-")))
         shares = {"host": "/"} | {f"share{n}": path for n, path in enumerate(_covered_folders())}
         sockets = {tag: stack.enter_context(_virtiofsd(tag, path, work)) for tag, path in shares.items()}
-        initramfs = _initramfs(kernel, work, shares, job=_script(command, environment or {}))
+        initramfs = _initramfs(kernel, work, shares, job=script)
         disk = _state_disk(work)
         console = work / "console.log"
         arguments = _qemu(kernel, initramfs, sockets, disk, console)
         qemu = subprocess.Popen(
             arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        timer = threading.Timer(timeout, qemu.kill)
-        timer.start()
+        guard = _Guard(qemu, console, begun + timeout)
+        guard.start()
         lines = []
         try:
             assert qemu.stdout is not None
@@ -92,23 +115,47 @@ def run(
                 on_line(lines[-1])
             qemu.wait()
         finally:
-            timer.cancel()
             qemu.kill()
             qemu.wait()
+            guard.join()
         log = console.read_text(errors="replace") if console.exists() else ""
-    seconds = time.monotonic() - begun
-    return Ended(
-        status=_status(log, lines, seconds, timeout), output="\n".join(lines), console=log, seconds=seconds
-    )
+    status = _status(log)
+    if status is None:
+        tail = [*lines[-30:], "--- console", *(line for line in log.splitlines() if line != ALIVE)][-60:]
+        raise (StandstillError if guard.stood_still else MachineError)(
+            "\n".join([f"{guard.why}; last output:", *tail])
+        )
+    return Ended(status=status, output="\n".join(lines), console=log, seconds=time.monotonic() - begun)
 
 
-def _status(console: str, lines: Sequence[str], seconds: float, timeout: float) -> int:
+class _Guard(threading.Thread):
+    """Ends the emulator at the deadline, and earlier when the console has been silent for STANDSTILL seconds."""
+
+    def __init__(self, qemu: subprocess.Popen[bytes], console: Path, deadline: float) -> None:
+        super().__init__(name="machine-guard", daemon=True)
+        self._qemu, self._console, self._deadline = qemu, console, deadline
+        self.why, self.stood_still = "the machine stopped early", False
+
+    def run(self) -> None:
+        size, since = -1, time.monotonic()
+        while self._qemu.poll() is None:
+            now = time.monotonic()
+            if (found := self._console.stat().st_size if self._console.exists() else 0) != size:
+                size, since = found, now
+            self.stood_still = now - since > STANDSTILL
+            if self.stood_still or now > self._deadline:
+                silent = f"no word on the console for {STANDSTILL:.0f} s"
+                self.why = silent if self.stood_still else "no end within the time given"
+                self._qemu.kill()
+                return
+            time.sleep(0.5)
+
+
+def _status(console: str) -> int | None:
     for line in reversed(console.splitlines()):
         if line.startswith("JOB-EXIT "):
             return int(line.split()[1])
-    why = f"no end after {timeout:.0f} s" if seconds >= timeout else "the machine stopped early"
-    tail = "\n".join([*lines[-30:], "--- console", *console.splitlines()[-30:]])
-    raise MachineError(f"{why}; last output:\n{tail}")
+    return None
 
 
 def _covered_folders() -> list[str]:
