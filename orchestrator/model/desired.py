@@ -119,12 +119,30 @@ class ArchiveRoot:
     sha256: str
 
 
-RootSource = HostRoot | DirectoryRoot | ArchiveRoot
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRoot:
+    """An OCI image. `digest`: of its manifest for this host's platform; None: not looked up yet."""
+
+    digest: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeRoot:
+    """A root that was built by the recipe of that `key`. `digest`: of its content; None: not built yet."""
+
+    key: str
+    digest: str | None
+
+
+RootSource = HostRoot | DirectoryRoot | ArchiveRoot | ImageRoot | RecipeRoot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootfsSpec:
+    """`name`: how people name an image or recipe (`docker://…`, `debian:bookworm + nginx`)."""
+
     source: RootSource = _replace()
+    name: str | None = _live(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,7 +51,9 @@ def problems(driver: RootfsDriver, source: RootSource) -> list[str]:
 
 
 def contents(layout: Layout) -> list[str]:
-    return sorted(each.name for each in layout.rootfs.iterdir() if each.name != ".lock")
+    """Those that are whole, and what is half made."""
+    names = (each.name for each in layout.rootfs.iterdir())
+    return sorted(each for each in names if not each.startswith(".") or each.startswith(".tmp-"))
 
 
 def test_content_is_shared_and_goes_with_its_last_user(layout: Layout, archive: ArchiveRoot) -> None:
@@ -114,7 +116,7 @@ def test_killed_before_its_record_went_a_delete_is_done_again(
     def killed(path: object) -> None:
         raise KeyboardInterrupt(path)
 
-    monkeypatch.setattr("orchestrator.drivers.rootfs.driver.remove_tree", killed)
+    monkeypatch.setattr("orchestrator.drivers.rootfs.store.remove_tree", killed)
     with pytest.raises(KeyboardInterrupt):
         driver.delete(target())
     monkeypatch.undo()

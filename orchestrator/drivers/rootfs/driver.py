@@ -1,30 +1,32 @@
-"""Where a container's / comes from: the host's /usr over a skeleton, a folder, or an archive unpacked once by content.
+"""Where a container's / comes from: the host's /usr over a skeleton, a folder, an archive unpacked once by content, an
+image or a recipe that was fetched before.
 
-In: rootfs incarnations. Out: `Root`s: overlay lowers and read-only binds. What we make lies under `Layout.rootfs`, named by
-content, and is shared by all stacks; it appears by a rename, so half an unpacking is never used, and goes with the last
-record that names it. One lock file guards making and removing, across processes.
+In: rootfs incarnations. Out: `Root`s: overlay lowers and read-only binds. What we make lies in the store of contents,
+shared by all stacks, and is collected once nothing names it any more: no record, kept revision, lock file or name.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from orchestrator.drivers.records import Record, Records, private_folders
-from orchestrator.drivers.rootfs import skeleton
+from orchestrator.drivers.records import Record, Records
+from orchestrator.drivers.rootfs import collecting, skeleton
+from orchestrator.drivers.rootfs.images import RootImages
+from orchestrator.drivers.rootfs.store import ContentStore
 from orchestrator.drivers.rootfs.unpack import TarError, sha256, unpack
-from orchestrator.drivers.trees import remove_tree
-from orchestrator.errors import StepError
+from orchestrator.errors import HostError, StepError
 from orchestrator.model import codec
 from orchestrator.model.desired import (
     ArchiveRoot,
     DirectoryRoot,
     HostRoot,
+    ImageRoot,
+    RecipeRoot,
     RootfsSpec,
     RootSource,
     Spec,
@@ -35,18 +37,20 @@ from orchestrator.model.observed import Observation, Phase
 from orchestrator.ports.driver import Bound, Problem, Root
 from orchestrator.ports.layout import Layout
 
-_TEMPORARY = ".tmp-"
-_LOCK = ".lock"
+Made = HostRoot | ArchiveRoot | ImageRoot | RecipeRoot
+"""What has contents in the store."""
 
 
 class RootfsDriver:
-    """Kind rootfs; also the port `Roots`."""
+    """Kind rootfs; also the port `Roots`. `revised`: the sources that kept revisions name, to be gone back to."""
 
     kinds = frozenset({Kind.ROOTFS})
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    def __init__(self, layout: Layout, revised: Callable[[], Iterable[RootSource]] = tuple) -> None:
         self._records = Records(layout, self.kinds)
+        self._revised = revised
+        self.store = ContentStore(layout)
+        self.images = RootImages(self.store)
 
     def stacks(self) -> frozenset[str]:
         return self._records.stacks()
@@ -64,7 +68,7 @@ class RootfsDriver:
     def create(self, target: Incarnation, spec: Spec, bound: Sequence[Bound]) -> None:
         if not isinstance(spec, RootfsSpec):
             raise StepError(f"{target.ref}: not a rootfs spec")
-        with self._lock(target.ref):
+        with self._held(target.ref):
             contents = self._ready(target.ref, spec.source)
             self._records.write(target, spec, bound, {"contents": contents})
 
@@ -79,10 +83,22 @@ class RootfsDriver:
         self._records.rewrite(target, spec=spec, bound=bound)
 
     def delete(self, target: Incarnation) -> None:
-        with self._lock(target.ref):
-            # The record goes last: killed between the two, the next pass still finds what to end.
-            self._sweep(target)
-            self._records.remove(target)
+        # The record goes last: killed between the two, the next pass still finds what to end.
+        try:
+            self.collect(without=target)
+        except OSError as error:
+            raise StepError.of(f"{target.ref}: cannot remove its content", error) from error
+        self._records.remove(target)
+
+    def collect(self, without: Incarnation | None = None) -> tuple[collecting.Removed, ...]:
+        """Remove the contents that nothing but the record of `without` names. Raises OSError."""
+        with self.store.held(alone=True):
+            records = [each for stack in self._records.stacks() for each in self._records.list(stack)]
+            others = [each for each in records if each.target != without]
+            if not all(each.readable for each in others):
+                return ()  # nobody knows what the unreadable one names
+            used = {name for each in others for name in each.extra.get("contents", ())}
+            return collecting.collect(self.store, used, self._revised())
 
     def root(self, target: Incarnation) -> Root:
         """Ready for use. A `host` root is made anew here when the host's libraries or alternatives have changed."""
@@ -93,16 +109,16 @@ class RootfsDriver:
         if isinstance(source, DirectoryRoot):
             self._ready(target.ref, source)
             return Root(lowers=(source.path,))
-        newest = _wanted(source)
         known = record.extra.get("contents", [])
-        if newest not in known or not self._folder(newest).is_dir():
-            with self._lock(target.ref):
-                self._ready(target.ref, source)
+        wanted = self._wanted(target.ref, source)
+        if any(each not in known or not self.store.has(each) for each in wanted):
+            with self._held(target.ref):
+                made = self._ready(target.ref, source)
                 # Older ones stay recorded: containers that run still lie over them.
                 self._records.rewrite(
-                    target, extra={"contents": [*(x for x in known if x != newest), newest]}
+                    target, extra={"contents": [*(each for each in known if each not in made), *made]}
                 )
-        lowers = (os.fspath(self._folder(newest)),)
+        lowers = tuple(os.fspath(self.store.folder(each)) for each in wanted)
         return Root(lowers=lowers, binds=skeleton.binds() if isinstance(source, HostRoot) else ())
 
     # parts
@@ -115,7 +131,7 @@ class RootfsDriver:
                 message, hint = _directory_problem(source.path)
                 return [Problem(ref=ref, field="source", message=message, hint=hint)] if message else []
             case ArchiveRoot():
-                if self._folder(_wanted(source)).is_dir():
+                if all(map(self.store.has, self._wanted(ref, source))):
                     return []  # unpacked before: the archive itself is not needed any more
                 try:
                     with self._verified(ref, source):
@@ -123,6 +139,8 @@ class RootfsDriver:
                 except StepError as error:
                     message = error.message.removeprefix(f"{ref}: ")
                     return [Problem(ref=ref, field="source", message=message, hint=error.hint)]
+            case ImageRoot() | RecipeRoot():
+                return []  # looked up and fetched before a stack is checked
 
     def _phase(self, record: Record) -> Phase:
         if not record.readable:
@@ -131,7 +149,8 @@ class RootfsDriver:
         if isinstance(source, DirectoryRoot):
             return Phase.RUNNING if Path(source.path).is_dir() else Phase.CREATED
         contents = record.extra.get("contents", [])
-        return Phase.RUNNING if contents and self._folder(contents[-1]).is_dir() else Phase.CREATED
+        wanted = contents[-1:] if isinstance(source, HostRoot) else contents  # older ones are for what runs
+        return Phase.RUNNING if wanted and all(map(self.store.has, wanted)) else Phase.CREATED
 
     def _ready(self, ref: Ref, source: RootSource) -> list[str]:
         """Make the content unless it is there; the names to record. Under the lock."""
@@ -140,29 +159,42 @@ class RootfsDriver:
             if message:
                 raise StepError(f"{ref}: {message}", argument=source.path, hint=hint)
             return []
-        name = _wanted(source)
-        if self._folder(name).is_dir():
-            return [name]
-        if isinstance(source, HostRoot):
-            self._build(ref, name, skeleton.fill)
-        else:
-            with self._verified(ref, source) as file:
-                self._build(ref, name, lambda folder: _unpack(ref, source, file, folder))
-        return [name]
-
-    def _build(self, ref: Ref, name: str, fill: Callable[[str], None]) -> None:
-        temporary = self._layout.rootfs / f"{_TEMPORARY}{name}"
         try:
-            remove_tree(temporary)
-            temporary.mkdir(mode=0o755)
-            fill(os.fspath(temporary))
-            temporary.rename(self._folder(name))
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                remove_tree(temporary)  # a full disk is to be emptied at once
-            if isinstance(error, OSError):
-                raise StepError.of(f"{ref}: cannot make it", error) from error
-            raise
+            names = self._wanted(ref, source)
+            for name in names:
+                if not self.store.has(name):
+                    self._make(ref, source, name)
+        except OSError as error:
+            raise StepError.of(f"{ref}: cannot make it", error) from error
+        return list(names)
+
+    def _wanted(self, ref: Ref, source: Made) -> tuple[str, ...]:
+        """The names of its contents, topmost first: our key of the host, the archive's digest, an image's layers."""
+        match source:
+            case HostRoot():
+                return (f"host-{skeleton.key()}",)
+            case ArchiveRoot():
+                return (source.sha256.lower(),)
+            case ImageRoot() | RecipeRoot():
+                try:
+                    return self.images.contents(source)
+                except StepError as error:
+                    raise StepError(f"{ref}: {error.message}", hint=error.hint) from error
+
+    def _make(self, ref: Ref, source: Made, name: str) -> None:
+        match source:
+            case HostRoot():
+                with self.store.making(name) as folder:
+                    skeleton.fill(os.fspath(folder))
+                    self.store.keep(folder, name, {"what": "host"})
+            case ArchiveRoot():
+                with self._verified(ref, source) as file, self.store.making(name) as folder:
+                    _unpack(ref, source, file, os.fspath(folder))
+                    self.store.keep(folder, name, {"what": "archive", "path": source.path})
+            case ImageRoot() | RecipeRoot():
+                raise StepError(
+                    f"{ref}: its content {name} is not in the store", hint="apply the stack again"
+                )
 
     @contextlib.contextmanager
     def _verified(self, ref: Ref, source: ArchiveRoot) -> Iterator[IO[bytes]]:
@@ -183,52 +215,15 @@ class RootfsDriver:
             raise StepError.of(f"{ref}: cannot read the archive", error) from error
 
     @contextlib.contextmanager
-    def _lock(self, ref: Ref) -> Iterator[None]:
-        folder = os.fspath(self._layout.rootfs)
+    def _held(self, ref: Ref) -> Iterator[None]:
+        """What is made in the block is recorded in it, before anybody collects."""
         try:
-            private_folders(self._layout.state, folder)
-            fd = os.open(f"{folder}/{_LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StepError.of(f"{ref}: cannot lock the store of rootfs", error) from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
-
-    def _sweep(self, target: Incarnation) -> None:
-        """Remove the contents that no record but target's names, also what killed processes left. Under the lock."""
-        records = [each for stack in self._records.stacks() for each in self._records.list(stack)]
-        others = [each for each in records if each.target != target]
-        used = {name for each in others for name in each.extra.get("contents", ())}
-        there = sorted(each.name for each in self._layout.rootfs.iterdir())
-        if not all(each.readable for each in others):
-            used.update(there)  # nobody knows what the unreadable one names
-        for entry in there:
-            name = entry.removeprefix(_TEMPORARY)
-            if entry != name or entry not in {_LOCK, *used}:
-                self._remove(target.ref, name, keep=name in used)
-
-    def _remove(self, ref: Ref, name: str, *, keep: bool) -> None:
-        """Remove what is left half made or half removed of a content and, unless keep, the content."""
-        try:
-            hidden = self._layout.rootfs / f"{_TEMPORARY}{name}"
-            remove_tree(hidden)
-            if not keep:
-                # Out of sight first: what is removed half must not be found as whole.
-                with contextlib.suppress(FileNotFoundError):
-                    self._folder(name).rename(hidden)
-                remove_tree(hidden)
-        except OSError as error:
-            raise StepError.of(f"{ref}: cannot remove its content", error) from error
-
-    def _folder(self, name: str) -> Path:
-        return self._layout.rootfs / name
-
-
-def _wanted(source: HostRoot | ArchiveRoot) -> str:
-    """The name of the content: our key of the host, or the archive's digest."""
-    return f"host-{skeleton.key()}" if isinstance(source, HostRoot) else source.sha256.lower()
+            with self.store.held():
+                yield
+        except (OSError, HostError) as error:
+            if isinstance(error, HostError):
+                raise StepError(f"{ref}: {error.message}", hint=error.hint) from error
+            raise StepError.of(f"{ref}: cannot use the store of rootfs", error) from error
 
 
 def _source(record: Record) -> RootSource:

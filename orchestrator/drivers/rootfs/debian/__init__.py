@@ -1,0 +1,1 @@
+"""Roots made of Debian's packages by mmdebstrap(1)."""
