@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from orchestrator.model.observed import Observation, Observed
     from orchestrator.plan.changes import Plan, Policy
     from orchestrator.ports.driver import Driver, Problem, Runtime
+    from orchestrator.ports.images import Watch
+    from orchestrator.resolve.roots import Pins
     from orchestrator.state import events as state_events
     from orchestrator.state.store import Mark, Store
 
@@ -62,10 +64,25 @@ class Looking:
             variables |= read_env(each)
         return load(paths, {**variables, **environ}, stdin=stdin)
 
-    def resolve(self, manifest: Manifest) -> tuple[Stack | None, Sequence[Diagnostic]]:
+    def resolve(
+        self, manifest: Manifest, pins: Pins | None = None
+    ) -> tuple[Stack | None, Sequence[Diagnostic]]:
         from orchestrator.resolve.resolver import resolve
 
-        return resolve(manifest, self._secret_key.digest)
+        return resolve(manifest, self._secret_key.digest, pins)
+
+    def pins(self, manifest: Manifest, *, fetch: Watch | None) -> tuple[Pins, Sequence[Diagnostic]]:
+        """What its images, recipes and archives come down to; `fetch`: and have them here."""
+        from orchestrator.app.pinning import pins_of
+        from orchestrator.errors import HostError
+        from orchestrator.resolve.roots import wanted_of
+
+        wanted = tuple(wanted_of(manifest))
+        if not wanted:
+            return {}, ()
+        if self.world.images is None:
+            raise HostError("there is no store of images here")
+        return pins_of(self.world.images, manifest, wanted, locked=lambda each: None, fetch=fetch)
 
     def cycles(self, stack: Stack) -> Sequence[Diagnostic]:
         from orchestrator.graph.dependency import cycles

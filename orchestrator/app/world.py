@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.control.tracking import Target
     from orchestrator.model.desired import CommandProbe
     from orchestrator.ports.driver import Driver, Runtime
+    from orchestrator.ports.images import Images
 
 PROBE_OUTPUT = 1024
 TIMED_OUT = 124  # `Runtime.exec`
@@ -39,13 +40,15 @@ def boot_clock() -> float:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """What an App acts on: a driver of every kind, the one that runs containers, who tells of ended processes, and the
-    agent that keeps all this (None: there can be none, everything is done in this process).
+    agent that keeps all this (None: there can be none, everything is done in this process). `images`: where roots come
+    from.
 
     `at_once`: driver calls in flight; most of a start is waiting for the supervisor and the kernel.
     """
 
     drivers: Mapping[Kind, Driver]
     runtime: Runtime
+    images: Images | None = None
     ends: Ends | None = None
     resident: Resident | None = None
     at_once: int = 8
@@ -67,10 +70,19 @@ def embedded(layout: Layout) -> World:
     return World(
         drivers={kind: each for each in found for kind in each.kinds},
         runtime=runtime,
+        images=roots.images,
         ends=supervisor,
         resident=resident(layout),
     )
 
+
+# What the agent takes over from whoever starts it: where addresses come from, and how registries are reached.
+_KEPT = (
+    "ORCHESTRATOR_POOL",
+    *("HOME", "REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "CONTAINERS_REGISTRIES_CONF", "XDG_RUNTIME_DIR"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+)
 
 # Isolated (-I): nothing of the environment or folder of whoever calls decides what code the agent is.
 _AGENT = (
@@ -85,7 +97,7 @@ def resident(layout: Layout) -> Resident:
     from orchestrator.supervisor.version import whole
 
     library = os.fspath(Path(__file__).parents[2])
-    kept = {name: os.environ[name] for name in ("ORCHESTRATOR_POOL",) if name in os.environ}
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     return Resident(
         layout=layout,
         command=(sys.executable, "-I", "-X", "utf8", "-c", _AGENT, library, *filter(None, [layout.root])),

@@ -1,12 +1,13 @@
 """From files to stacks that this host can have: what every command with -f begins with, and every watched source.
 
-In: paths, env files, variables. Out: valid stacks, or every diagnostic at once. Touches nothing.
+In: paths, env files, variables. Out: valid stacks, or every diagnostic at once. Touches nothing but
+the store of roots.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.control.neighbours import owners_first
@@ -18,6 +19,8 @@ from orchestrator.model.ids import Kind
 if TYPE_CHECKING:  # its libraries are for those who read
     from orchestrator.manifest.load import Loaded, Manifest
     from orchestrator.ports.driver import Problem
+    from orchestrator.ports.images import Watch
+    from orchestrator.resolve.roots import Pins
 
 HOST_PROBLEM = "ORC401"
 
@@ -29,7 +32,11 @@ class Reader(Protocol):
         self, paths: Sequence[str], env_files: Sequence[str], environ: Mapping[str, str], stdin: str | None
     ) -> Loaded: ...
 
-    def resolve(self, manifest: Manifest) -> tuple[Stack | None, Sequence[Diagnostic]]: ...
+    def resolve(
+        self, manifest: Manifest, pins: Pins | None = None
+    ) -> tuple[Stack | None, Sequence[Diagnostic]]: ...
+
+    def pins(self, manifest: Manifest, *, fetch: Watch | None) -> tuple[Pins, Sequence[Diagnostic]]: ...
 
     def cycles(self, stack: Stack) -> Sequence[Diagnostic]: ...
 
@@ -39,13 +46,14 @@ class Reader(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
     """Valid stacks in the order written, but owners before those who use their things; warnings about them, and their texts
-    for showing places. `files`, `bound`: as `Loaded` has them."""
+    for showing places. `files`, `bound`: as `Loaded` has them. `manifests`: what they were made of, by name."""
 
     stacks: tuple[Stack, ...]
     warnings: tuple[Diagnostic, ...]
     sources: Mapping[str, str]
     files: frozenset[str] = frozenset()
     bound: frozenset[str] = frozenset()
+    manifests: Mapping[str, Manifest] = field(default_factory=dict)
 
 
 class InvalidManifest(ManifestError):
@@ -92,7 +100,26 @@ def read(
         sources=loaded.sources,
         files=loaded.files,
         bound=loaded.bound,
+        manifests={each.name: each for each in loaded.manifests},
     )
+
+
+def rooted(app: Reader, read: Read, fetch: Watch | None = None) -> Read:
+    """The same with every image, recipe and archive looked up, so that it can be planned; with `fetch` they are also had
+    here, so that it can be applied. Raises InvalidManifest."""
+    stacks = {each.name: each for each in read.stacks}
+    found: list[Diagnostic] = []
+    for name, manifest in read.manifests.items():
+        pins, diagnostics = app.pins(manifest, fetch=fetch)
+        found += diagnostics
+        if pins and not diagnostics:
+            stack, diagnostics = app.resolve(manifest, pins)
+            found += diagnostics
+            if stack is not None:
+                stacks[name] = stack
+    if any(each.severity is Severity.ERROR for each in found):
+        raise InvalidManifest(found, read.sources, files=read.files, bound=read.bound)
+    return replace(read, stacks=tuple(stacks[each.name] for each in read.stacks))
 
 
 def _place(each: Diagnostic, files: Sequence[str]) -> tuple[int, int, int]:

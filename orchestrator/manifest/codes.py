@@ -67,6 +67,7 @@ class Code(StrEnum):
 
     CYCLE = "ORC301"  # `graph`
     HOST = "ORC401"  # the drivers' check
+    ROOT = "ORC402"
 
 
 MEANINGS: Mapping[Code, str] = {
@@ -120,4 +121,5 @@ MEANINGS: Mapping[Code, str] = {
     Code.JOB: "a key that makes no sense for a job",
     Code.CYCLE: "dependencies form a cycle",
     Code.HOST: "this host cannot do what is asked",
+    Code.ROOT: "an image, recipe or archive cannot be had",
 }

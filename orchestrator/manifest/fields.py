@@ -156,6 +156,17 @@ Cpuset = Annotated[
 ]
 HostPath = Annotated[str, reading(scalars.path), _json("string", minLength=1)]
 InnerPath = Annotated[str, reading(scalars.inner_path), _json("string", "^/")]
+Image = Annotated[str, reading(scalars.image), _json("string", r"^[^\s]+$")]
+Pull = Annotated[
+    str, reading(scalars.choice, "always", "missing", "never"), _json("string", "^(always|missing|never)$")
+]
+Suite = Annotated[str, reading(scalars.suite), _json("string", scalars.SUITE_PATTERN)]
+Package = Annotated[str, reading(scalars.package), _json("string", scalars.PACKAGE_PATTERN)]
+Variant = Annotated[
+    str,
+    reading(scalars.choice, "essential", "apt", "minbase", "standard"),
+    _json("string", "^(essential|apt|minbase|standard)$"),
+]
 Sha256 = Annotated[str, reading(scalars.sha256), _json("string", r"^(sha256:)?[0-9a-fA-F]{64}$")]
 Subnet = Annotated[str, reading(addresses.subnet), _json("string", r"^[0-9.]+/[0-9]+$")]
 Address = Annotated[str, reading(addresses.address), _json("string", r"^[0-9]+(\.[0-9]+){3}$")]

@@ -19,12 +19,6 @@ _LATER: Mapping[str, Mapping[str, str]] = {
         "include": "give each file with its own -f; files with the same stack name are one stack",
         "profiles": "put the optional parts in a file of their own",
     },
-    "rootfs": {
-        "debian": "build a folder with mmdebstrap and use directory:",
-        "packages": "build a folder with mmdebstrap and use directory:",
-        "image": "unpack the image and use directory: or archive:",
-        "pull": "unpack the image and use directory: or archive:",
-    },
     "network": {"ipv6": "networks are IPv4 until then"},
     "volume": {
         "per": "a volume is shared by all replicas until then",

@@ -22,6 +22,7 @@ from orchestrator.manifest.contents import Content, read_content
 from orchestrator.manifest.envfile import EnvEntry, load_env
 from orchestrator.manifest.explain import existing, explain
 from orchestrator.manifest.interpolate import Variables
+from orchestrator.manifest.roots import Rootfs
 from orchestrator.manifest.schema import ContainerKeys, StackFile
 from orchestrator.manifest.source import LARGEST, Map, Node, no_collection, parse
 
@@ -35,8 +36,9 @@ class Manifest:
     """One stack as written. `root` holds the places; `folders` the absolute folder of each file, for relative paths.
 
     `env_files`: absolute path -> entries. `bound`: absolute path -> inode number of each single file that is bound.
-    `contents`: what `secret/NAME` and `config/NAME` hold. `failed`: there are errors, so that it is not to be applied;
-    `resolve` only looks for more of them. `partial`: because of errors parts were left out.
+    `contents`: what `secret/NAME`, `config/NAME` and the files of recipes (by their places) hold. `failed`: there are
+    errors, so that it is not to be applied; `resolve` only looks for more of them. `partial`: because of errors parts
+    were left out.
     """
 
     name: str
@@ -342,23 +344,39 @@ def _bound(manifest: Manifest, reading: _Reading) -> dict[str, int]:
 
 
 def _contents(manifest: Manifest, reading: _Reading) -> dict[str, Content]:
-    """Of all secrets and configs that can be read."""
+    """Of all secrets, configs and files of recipes that can be read."""
     found: dict[str, Content] = {}
     declared = [
         *(("secrets", name, each.file, None) for name, each in manifest.content.secrets.items()),
         *(("configs", name, each.file, each.content) for name, each in manifest.content.configs.items()),
     ]
-    for section, name, file, text in declared:
-        span = manifest.root.find(section, name, "content" if file is None else "file")
-        path = None if file is None else absolute(manifest, file, section, name)
+    wanted: list[tuple[str, tuple[str, ...], str | None, str | None]] = [
+        (f"{section[:-1]}/{name}", (section, name), file, text) for section, name, file, text in declared
+    ]
+    for rootfs, where in rootfs_of(manifest.content):
+        for target, each in rootfs.files.items():
+            place = (*where, "files", target)
+            wanted.append(("/".join(place), place, each.file, each.content))
+    for key, place, file, text in wanted:
+        span = manifest.root.find(*place, "content" if file is None else "file")
+        path = None if file is None else absolute(manifest, file, *place)
         if path is not None:
             reading.files.add(path)
         content, problem = read_content(path, text, asked=span)
         if content is not None:
-            found[f"{section[:-1]}/{name}"] = content
+            found[key] = content
         if problem is not None:
             reading.problems.append(problem)
     return found
+
+
+def rootfs_of(content: StackFile) -> Iterable[tuple[Rootfs, tuple[str, ...]]]:
+    """Every rootfs that is written, declared or inside a container, with its place."""
+    for name, each in content.rootfs.items():
+        yield each, ("rootfs", name)
+    for path, container in _containers(content):
+        if container.rootfs.name is None:
+            yield container.rootfs, (*path, "rootfs")
 
 
 def _containers(content: StackFile) -> Iterable[tuple[tuple[str, ...], ContainerKeys]]:

@@ -77,7 +77,8 @@ class Part(BaseModel):
                 )
                 report.append(cls._about(data, key, words))
             elif not key.startswith("x-"):
-                names = tuple(each.alias or name for name, each in cls.model_fields.items())
+                written = ((each.alias or name) for name, each in cls.model_fields.items())
+                names = tuple(each for each in written if each not in cls.hidden)
                 report.append(cls._about(data, key, foreign.explain(cls.kind, key, names, cls.elsewhere)))
         return kept
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
@@ -70,54 +70,6 @@ class Limits(Part):
     io: Annotated[tuple[Io, ...], f.IO_FORM, f.AlsoAs(None)] = Field(
         (), description="Limits of block devices: one mapping or a list of them."
     )
-
-
-class Rootfs(Part):
-    """Where a container's / comes from: the word `host`, a directory or an archive."""
-
-    kind = "rootfs"
-    forms: ClassVar[Forms] = ({"const": "host"}, f.VARIABLE)
-    model_config = ConfigDict(
-        json_schema_extra={
-            **required_one("directory", "archive"),
-            "dependentRequired": {"archive": ["sha256"]},
-        }
-    )
-    hidden = frozenset({"host", "name"})
-    host: bool = Field(False, description="The short form `host`.")
-    name: str | None = Field(None, description="The short form of a container: a name.")
-    directory: f.HostPath | None = Field(
-        None,
-        description="A folder, relative to this file. It is not written to: each container has its own layer over it.",
-    )
-    archive: f.HostPath | None = Field(
-        None, description="A tar file (plain, gzip, bzip2 or xz), relative to this file."
-    )
-    sha256: f.Sha256 | None = Field(
-        None, description="The archive's SHA-256 in hexadecimal; it is checked before use."
-    )
-
-    @classmethod
-    def short(cls, data: Any) -> Any:
-        if isinstance(data, str):
-            if data == "host":
-                return {"host": True}
-            raise refuse(
-                Code.VALUE,
-                f"expects host, {{directory: PATH}} or {{archive: PATH, sha256: DIGEST}}, found {describe(data)}",
-                f"did you mean {{directory: {data}}}?" if "/" in data else None,
-            )
-        return data
-
-    @model_validator(mode="after")
-    def _one(self) -> Rootfs:
-        if not self.host and self.name is None:
-            exactly_one(self, "directory", "archive")
-        if self.archive is not None and self.sha256 is None:
-            raise refuse(Code.MISSING_KEY, "needs sha256 beside archive", "sha256sum FILE prints it")
-        if self.archive is None and self.sha256 is not None:
-            raise refuse(Code.COMBINATION, "takes sha256 only beside archive")
-        return self
 
 
 class Network(Part):
@@ -252,10 +204,14 @@ class Tcp(Part):
 
 
 class Health(Part):
-    """How to find out that a container works: exactly one of command, http and tcp."""
+    """How to find out that a container works: exactly one of command, http and tcp; or the word `none`, where an image
+    says how and is not to be asked."""
 
     kind = "health"
+    forms = ({"const": "none"},)
+    hidden = frozenset({"none"})
     model_config = ConfigDict(json_schema_extra=required_one("command", "http", "tcp"))
+    none: bool = Field(False, description="The short form `none`.")
     command: f.Command | None = Field(
         None, description="Run inside the container; exit 0 is healthy. A string is a line for /bin/sh."
     )
@@ -281,8 +237,14 @@ class Health(Part):
         description="Where http and tcp connect from: the host, to the group's address, or inside, to 127.0.0.1.",
     )
 
+    @classmethod
+    def short(cls, data: Any) -> Any:
+        return {"none": True} if data == "none" else data
+
     @model_validator(mode="after")
     def _one(self) -> Health:
+        if self.none:
+            return self
         exactly_one(self, "command", "http", "tcp")
         if self.command is not None and "from_" in self.model_fields_set:
             raise refuse(
@@ -378,19 +340,3 @@ Dependencies = Annotated[
     BeforeValidator(f.dependencies),
     f.AlsoAs({"type": "array", "items": _STRING}),
 ]
-
-
-class RootfsHere(Rootfs):
-    """A container's rootfs: the name of one of the stack, `host`, or a directory or archive written here."""
-
-    forms: ClassVar[Forms] = ({"type": "string", "minLength": 1},)
-
-    @classmethod
-    def short(cls, data: Any) -> Any:
-        if not isinstance(data, str):
-            return data
-        if not data:
-            raise refuse(
-                Code.VALUE, "expects the name of a rootfs, found an empty text", "write rootfs: host"
-            )
-        return {"name": str(data)}

@@ -12,6 +12,7 @@ import signal
 from typing import Any, NoReturn
 
 from orchestrator.manifest.codes import Code
+from orchestrator.manifest.image_names import canonical
 from orchestrator.manifest.interpolate import Interpolated
 from orchestrator.manifest.words import Int, Real
 
@@ -298,6 +299,38 @@ def inner_path(value: Any) -> str:
             None if found.startswith("/") else f"did you mean /{found}?",
         )
     return "/" + "/".join(part for part in found.split("/") if part not in ("", "."))
+
+
+SUITE_PATTERN = r"^[a-z][a-z0-9-]*$"
+PACKAGE_PATTERN = (
+    r"^[a-z0-9][a-z0-9.+-]+(:[a-z0-9]+)?(=[A-Za-z0-9.+:~-]+)?$"  # Debian Policy, 5.6.1 and 5.6.12
+)
+
+
+def suite(value: Any) -> str:
+    """The code name of a release of Debian."""
+    return _matching(value, SUITE_PATTERN, "a release of Debian such as bookworm")
+
+
+def package(value: Any) -> str:
+    """A Debian package, with a version after = if it is to be just that one."""
+    return _matching(value, PACKAGE_PATTERN, "a package such as nginx or nginx=1.22.1-9")
+
+
+def _matching(value: Any, pattern: str, wanted: str) -> str:
+    if isinstance(value, str) and re.fullmatch(pattern, value):
+        return str(value)
+    unfit(value, wanted)
+
+
+def image(value: Any) -> str:
+    """The name of an image, checked; kept as it was written."""
+    found = text(value)
+    try:
+        canonical(found, "/")
+    except ValueError as error:
+        raise Unreadable(f"expects the name of an image: {error}") from error
+    return found
 
 
 def sha256(value: Any) -> str:

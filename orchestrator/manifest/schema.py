@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from orchestrator.manifest import fields as f
 from orchestrator.manifest.codes import Code
@@ -24,12 +24,11 @@ from orchestrator.manifest.pieces import (
     Logs,
     Network,
     Publish,
-    Rootfs,
-    RootfsHere,
     Stop,
     Ulimit,
     Volume,
 )
+from orchestrator.manifest.roots import Rootfs, RootfsHere
 
 _STRING = {"type": "string"}
 
@@ -43,19 +42,14 @@ def _env(value: Any) -> Any:
 class ContainerKeys(Part):
     """What a container runs, and how."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "patternProperties": {"^x-": {}},
-            "anyOf": [{"required": ["command"]}, {"required": ["entrypoint"]}],
-        }
-    )
     rootfs: RootfsHere = Field(
         description="The name of a rootfs of this stack, `host` (this machine's own /usr, read-only), or one written here.",
         examples=["base", {"directory": "./rootfs/site"}],
     )
     command: f.Command | None = Field(
         None,
-        description="The program and its arguments as a list, after the entrypoint; a string is a line for /bin/sh -c.",
+        description="The program and its arguments as a list, after the entrypoint; a string is a line for /bin/sh -c. "
+        "What an image says is the default; another entrypoint lets go of the image's command.",
         examples=[["nginx", "-g", "daemon off;"], "echo $HOME && exec sleep infinity"],
     )
     entrypoint: f.Command | None = Field(
@@ -114,9 +108,7 @@ class ContainerKeys(Part):
 
     @model_validator(mode="after")
     def _runs(self) -> ContainerKeys:
-        if self.command is None and self.entrypoint is None:
-            raise refuse(Code.MISSING_KEY, "needs a command", "write command: [PROGRAM, ARGUMENT]")
-        if self.job is not None and self.health is not None:
+        if self.job is not None and self.health is not None and not self.health.none:
             raise refuse(
                 Code.JOB,
                 "is a job, and a job has no health",

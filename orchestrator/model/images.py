@@ -40,7 +40,7 @@ class RecipeFile:
     target: str
     content: str
     mode: int = 0o644
-    owner: str = "0:0"
+    owner: str = "root"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,18 @@ class Recipe:
         return hashlib.sha256(json.dumps(codec.encode(self), sort_keys=True).encode()).hexdigest()
 
 
-Wish = ImageWish | Recipe
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveWish:
+    """A tar file of which the manifest does not say what it holds; it is pinned to what it holds now."""
+
+    path: str
+
+    @property
+    def name(self) -> str:
+        return self.path
+
+
+Wish = ImageWish | Recipe | ArchiveWish
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,10 @@ from orchestrator.manifest import mounts, pieces, schema
 from orchestrator.manifest.codes import Code
 from orchestrator.manifest.load import Manifest, absolute
 from orchestrator.model import desired as d
+from orchestrator.model.images import ImageConfig
 from orchestrator.resolve.limits import Level, check_within, limits_of, with_default_pids
 from orchestrator.resolve.report import Path, Report, near
+from orchestrator.resolve.roots import Pins, config_of, name_of, spec_of
 from orchestrator.resolve.units import Unit
 
 HOST = "host"
@@ -29,17 +31,9 @@ class Surroundings:
     manifest: Manifest
     report: Report
     rootfs: dict[str, d.RootfsSpec]
+    pins: Pins
     volumes: Mapping[str, str]
     contents: Mapping[str, d.Content]
-
-
-def source_of(written: pieces.Rootfs, manifest: Manifest, *path: str) -> d.RootSource:
-    """A rootfs as meant; relative paths by the file that writes them."""
-    if written.archive is not None and written.sha256 is not None:
-        return d.ArchiveRoot(path=absolute(manifest, written.archive, *path), sha256=written.sha256)
-    if written.directory is not None:
-        return d.DirectoryRoot(path=absolute(manifest, written.directory, *path))
-    return d.HostRoot()
 
 
 def container_of(unit: Unit, name: str, outer: tuple[Level, ...], around: Surroundings) -> d.ContainerSpec:
@@ -48,12 +42,14 @@ def container_of(unit: Unit, name: str, outer: tuple[Level, ...], around: Surrou
     limits = limits_of(keys.limits, (*path, "limits"), around.report)
     check_within((f'container "{name}"', limits, (*path, "limits")), outer, around.report)
     mounted = _mounts(keys, path, around)
+    rootfs = _rootfs(unit, name, around)
+    image = config_of(around.pins.get(rootfs))
     return d.ContainerSpec(
-        rootfs=_rootfs(unit, name, around),
-        command=(keys.entrypoint or ()) + (keys.command or ()),
-        env=_env(keys, path, around.manifest),
-        user=keys.user,
-        workdir=keys.workdir,
+        rootfs=rootfs,
+        command=_command(keys, name, path, rootfs, around),
+        env={**image.env, **_env(keys, path, around.manifest)},
+        user=keys.user or image.user,
+        workdir=keys.workdir or image.workdir,
         mounts=mounted,
         contents={
             each.content: around.contents[each.content]
@@ -69,9 +65,9 @@ def container_of(unit: Unit, name: str, outer: tuple[Level, ...], around: Surrou
         ulimits=tuple(
             d.Ulimit(name=kind, soft=each.soft, hard=each.hard) for kind, each in sorted(keys.ulimits.items())
         ),
-        health=_health(keys.health) if keys.health else None,
+        health=_health(keys, image),
         restart=_restart(keys),
-        stop=d.Stop(drain=keys.stop.drain, signal=keys.stop.signal, grace=keys.stop.grace),
+        stop=d.Stop(drain=keys.stop.drain, signal=_stop_signal(keys, image), grace=keys.stop.grace),
         job=d.Job(retries=keys.job.retries) if keys.job else None,
         init=keys.init,
         read_only=keys.read_only,
@@ -82,13 +78,13 @@ def container_of(unit: Unit, name: str, outer: tuple[Level, ...], around: Surrou
 def _rootfs(unit: Unit, container: str, around: Surroundings) -> str:
     written, path = unit.containers[container].rootfs, (*unit.path_of(container), "rootfs")
     if written.name is None:
-        inline = f"{unit.name}.{container}"  # no declared name holds a dot
-        around.rootfs[inline] = d.RootfsSpec(source=source_of(written, around.manifest, *path))
+        inline = name_of(path)
+        around.rootfs[inline] = spec_of(written, around.manifest, path, around.pins)
         return inline
     if written.name not in around.rootfs:
         if written.name == HOST:
             around.rootfs[HOST] = d.RootfsSpec(source=d.HostRoot())
-        else:
+        elif not around.report.written("rootfs", written.name):
             around.report.fail(
                 Code.UNKNOWN_ROOTFS,
                 f'container "{container}" needs rootfs "{written.name}", which is not declared',
@@ -100,6 +96,31 @@ def _rootfs(unit: Unit, container: str, around: Surroundings) -> str:
                 ),
             )
     return written.name
+
+
+def _command(
+    keys: schema.ContainerKeys, name: str, path: tuple[str, ...], rootfs: str, around: Surroundings
+) -> tuple[str, ...]:
+    """Entrypoint and command joined. Who writes an entrypoint of their own does not mean the image's command."""
+    image = config_of(around.pins.get(rootfs))
+    entrypoint = image.entrypoint if keys.entrypoint is None else keys.entrypoint
+    command = keys.command or (image.command if keys.entrypoint is None else ())
+    spec = around.rootfs.get(rootfs)
+    unknown = spec is None or (isinstance(spec.source, d.ImageRoot) and spec.source.digest is None)
+    if not entrypoint and not command and not unknown:
+        here = "its image says none" if isinstance(spec and spec.source, d.ImageRoot) else None
+        around.report.fail(
+            Code.MISSING_KEY,
+            f'container "{name}" needs a command{f": {here}" if here else ""}',
+            (*path, "[key]"),
+            hint="write command: [PROGRAM, ARGUMENT]",
+        )
+    return entrypoint + command
+
+
+def _stop_signal(keys: schema.ContainerKeys, image: ImageConfig) -> str:
+    written = "signal" in keys.stop.model_fields_set
+    return keys.stop.signal if written or image.stop_signal is None else image.stop_signal
 
 
 def _env(keys: schema.ContainerKeys, path: tuple[str, ...], manifest: Manifest) -> dict[str, str]:
@@ -198,7 +219,28 @@ def _check_declared(code: Code, kind: str, name: str, path: Path, around: Surrou
     )
 
 
-def _health(written: pieces.Health) -> d.Health:
+def probed(unit: Unit, name: str, around: Surroundings) -> bool:
+    """Whether the container has a health check; also where its image was not looked up and may say of one."""
+    keys = unit.containers[name]
+    if keys.health is not None or keys.job:
+        return keys.health is not None and not keys.health.none
+    rootfs = keys.rootfs.name or name_of((*unit.path_of(name), "rootfs"))
+    pin = around.pins.get(rootfs)
+    if pin is not None:
+        return pin.config.health is not None
+    declared = around.manifest.content.rootfs.get(rootfs)
+    return (keys.rootfs if keys.rootfs.name is None else declared or keys.rootfs).image is not None
+
+
+def _health(keys: schema.ContainerKeys, image: ImageConfig) -> d.Health | None:
+    """The image's, unless the manifest says something of it; a job has none."""
+    written = keys.health
+    if written is None:
+        return None if keys.job else image.health
+    return None if written.none else _probed(written)
+
+
+def _probed(written: pieces.Health) -> d.Health:
     probe: d.Probe
     if written.http is not None:
         http = written.http

@@ -7,12 +7,11 @@ find.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.manifest.codes import Code
 from orchestrator.manifest.pieces import RESTART, Dependency
-from orchestrator.manifest.schema import ContainerKeys
 from orchestrator.model.desired import Need, Until
 from orchestrator.resolve.report import Path, Report, near
 from orchestrator.resolve.units import Unit, ref_of
@@ -30,8 +29,12 @@ class Waits:
 class Dependencies:
     """Looks names up; remembers what each group and condition comes to."""
 
-    def __init__(self, units: Mapping[str, Unit], report: Report, *, partial: bool) -> None:
+    def __init__(
+        self, units: Mapping[str, Unit], report: Report, *, probed: Callable[[Unit, str], bool], partial: bool
+    ) -> None:
+        """`probed`: whether a container of a unit has a health check, or may have one."""
         self._units = units
+        self._probed = probed
         self._report = report
         self._partial = partial  # health or job of a target may have been left out for an error of its own
         self._known: dict[tuple[str, Until, bool], tuple[Need, ...]] = {}
@@ -53,7 +56,7 @@ class Dependencies:
         for name, written in unit.containers[container].depends_on.items():
             path, until = (*unit.path_of(container), "depends_on", name), Until(written.until)
             if name in others:
-                if self._fits(until, name, {name: unit.containers[name]}, path):
+                if self._fits(until, name, unit, (name,), path):
                     siblings.append((name, until, written.on_restart == RESTART))
             elif not self._is_self(name, unit, path, container) and self._exists(name, unit, others, path):
                 outside += self._group(name, written, path)
@@ -83,11 +86,11 @@ class Dependencies:
 
     def _group(self, name: str, written: Dependency, path: Path) -> tuple[Need, ...]:
         unit, until, follow = self._units[name], Until(written.until), written.on_restart == RESTART
-        if not self._fits(until, name, unit.containers, path):
+        if not self._fits(until, name, unit, tuple(unit.containers), path):
             return ()
         known = self._known.get((name, until, follow))
         if known is None:
-            conditions = {each: _condition(keys, until) for each, keys in unit.containers.items()}
+            conditions = {each: self._condition(unit, each, until) for each in unit.containers}
             known = tuple(
                 Need(ref_of(instance, each), condition, restarts=follow)
                 for instance in unit.instances
@@ -97,10 +100,10 @@ class Dependencies:
             self._known[name, until, follow] = known
         return known
 
-    def _fits(self, until: Until, name: str, targets: Mapping[str, ContainerKeys], path: Path) -> bool:
-        """Whether any of the targets can ever meet the condition."""
-        jobs = [each for each in targets.values() if each.job is not None]
-        if until is Until.HEALTHY and not any(each.health for each in targets.values()):
+    def _fits(self, until: Until, name: str, unit: Unit, targets: Sequence[str], path: Path) -> bool:
+        """Whether any of the targets, containers of the unit, can ever meet the condition."""
+        jobs = [each for each in targets if unit.containers[each].job is not None]
+        if until is Until.HEALTHY and not any(self._probed(unit, each) for each in targets):
             if not self._partial:
                 hint = (
                     f"it is a job: write {name}: completed"
@@ -123,11 +126,10 @@ class Dependencies:
             return False
         return True
 
-
-def _condition(keys: ContainerKeys, until: Until) -> Until | None:
-    """What a condition on a group means for one container of it: a container without health is healthy when started."""
-    if until is Until.HEALTHY and keys.health is None:
-        return Until.STARTED
-    if until is Until.COMPLETED and keys.job is None:
-        return None
-    return until
+    def _condition(self, unit: Unit, container: str, until: Until) -> Until | None:
+        """What a condition on a group means for one container of it: one without health is healthy when started."""
+        if until is Until.HEALTHY and not self._probed(unit, container):
+            return Until.STARTED
+        if until is Until.COMPLETED and unit.containers[container].job is None:
+            return None
+        return until

@@ -14,7 +14,6 @@ from orchestrator.model.desired import (
     GroupSpec,
     Limits,
     Need,
-    RootfsSpec,
     Spec,
     Stack,
     StackSpec,
@@ -23,7 +22,7 @@ from orchestrator.model.desired import (
     VolumeSpec,
 )
 from orchestrator.model.ids import Kind, Ref
-from orchestrator.resolve.containers import Surroundings, container_of, source_of
+from orchestrator.resolve.containers import Surroundings, container_of, probed
 from orchestrator.resolve.contents import Keyed, blobs_of, contents_of, unkeyed
 from orchestrator.resolve.dependencies import Dependencies, Waits
 from orchestrator.resolve.limits import Level, check_within, limits_of
@@ -40,14 +39,18 @@ from orchestrator.resolve.places import (
     only,
 )
 from orchestrator.resolve.report import Report
+from orchestrator.resolve.roots import Pins, spec_of
 from orchestrator.resolve.units import Unit, ref_of, units_of
 
 
-def resolve(manifest: Manifest, keyed: Keyed = unkeyed) -> tuple[Stack | None, tuple[Diagnostic, ...]]:
-    """The stack, or None and why not. A failed manifest gives diagnostics alone. `keyed`: the digest of a secret."""
+def resolve(
+    manifest: Manifest, keyed: Keyed = unkeyed, pins: Pins | None = None
+) -> tuple[Stack | None, tuple[Diagnostic, ...]]:
+    """The stack, or None and why not. A failed manifest gives diagnostics alone. `keyed`: the digest of a secret.
+    `pins`: what its images and recipes came down to; a stack without them is looked at and never applied."""
     report = Report(manifest)
     with no_collection():
-        stack = _Resolving(manifest, report, keyed).stack()
+        stack = _Resolving(manifest, report, keyed, pins or {}).stack()
     failed = bool(report.found) or manifest.failed
     return (None if failed else stack), by_place(report.found, tuple(manifest.folders))
 
@@ -64,8 +67,9 @@ def resolve_all(loaded: Loaded) -> tuple[tuple[Stack, ...], tuple[Diagnostic, ..
 
 
 class _Resolving:
-    def __init__(self, manifest: Manifest, report: Report, keyed: Keyed) -> None:
+    def __init__(self, manifest: Manifest, report: Report, keyed: Keyed, pins: Pins) -> None:
         self._manifest = manifest
+        self._pins = pins
         self._contents = contents_of(manifest, keyed)
         self._report = report
         self._root = manifest.root
@@ -116,17 +120,19 @@ class _Resolving:
         manifest, report = self._manifest, self._report
         declared = manifest.content.rootfs
         rootfs = {
-            name: RootfsSpec(source=source_of(each, manifest, "rootfs", name))
-            for name, each in declared.items()
+            name: spec_of(each, manifest, ("rootfs", name), self._pins) for name, each in declared.items()
         }
         around = Surroundings(
             manifest=manifest,
             report=report,
             rootfs=rootfs,
+            pins=self._pins,
             volumes=self._volumes,
             contents=self._contents,
         )
-        dependencies = Dependencies(units, report, partial=manifest.partial)
+        dependencies = Dependencies(
+            units, report, probed=lambda unit, name: probed(unit, name, around), partial=manifest.partial
+        )
         found = []
         for unit in units.values():
             outer = self._outer(unit, budget)

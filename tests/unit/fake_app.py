@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,8 +11,10 @@ from orchestrator.app import App, World, boot_clock
 from orchestrator.drivers.fake import FakeDriver, drivers
 from orchestrator.errors import StepError
 from orchestrator.model.ids import Incarnation, Ref
+from orchestrator.model.images import Pin, Wish
 from orchestrator.model.observed import Health
 from orchestrator.ports.driver import Attached, ExecRequest, Usage
+from orchestrator.ports.images import Progress, Watch
 from orchestrator.ports.layout import Layout
 
 HASTE = 20.0
@@ -67,12 +69,41 @@ class FakeRuntime(FakeDriver):
 
 
 @dataclass
+class FakeImages:
+    """`pins`: by the end of a wish's name; others are not there. `asked`, `fetched`: names, in order."""
+
+    pins: dict[str, Pin] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    fetched: list[str] = field(default_factory=list)
+    broken: str | None = None
+
+    def pin(self, wish: Wish) -> Pin:
+        self.asked.append(wish.name)
+        for end, pin in self.pins.items():
+            if wish.name.partition("@")[0].endswith(end):
+                return pin
+        raise StepError(f"{wish.name}: not found", hint="look it up")
+
+    def fetch(self, wish: Wish, pin: Pin, watch: Watch) -> Pin:
+        if self.broken:
+            raise StepError(self.broken)
+        watch(Progress(wish=wish, stage="pull", done=1 << 20, total=2 << 20))
+        watch(Progress(wish=wish, stage="ready"))
+        self.fetched.append(wish.name)
+        return pin
+
+    def hold(self, holder: str, digests: Sequence[str]) -> None:
+        """Nothing is collected here."""
+
+
+@dataclass
 class Stage:
     """One instance below `folder`; every App that it opens sees the same world."""
 
     folder: Path
+    images: FakeImages = field(default_factory=FakeImages)
     fake: FakeRuntime = field(default_factory=lambda: FakeRuntime(hasty_clock))
 
     def open(self, root: str | None = None) -> App:
-        world = World(drivers=drivers(self.fake), runtime=self.fake, at_once=1)
+        world = World(drivers=drivers(self.fake), runtime=self.fake, images=self.images, at_once=1)
         return App(Layout.at(root or self.folder / "root"), lambda layout: world, hasty_clock)

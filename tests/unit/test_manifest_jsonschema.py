@@ -35,7 +35,7 @@ PIECES: list[tuple[dict[str, Any], bool]] = [
     ({"command": ["sleep", 5]}, True),
     ({"command": ["sleep", True]}, False),
     ({"rootfs": {"directory": "./x"}}, True),
-    ({"rootfs": {"archive": "./x"}}, False),
+    ({"rootfs": {"archive": "./x", "pull": "always"}}, False),
     ({"rootfs": {}}, False),
     ({"depends_on": []}, True),
     ({"depends_on": [1]}, False),

@@ -43,7 +43,7 @@ def plan(
       orchestrator plan -f shop.yaml
       orchestrator plan -f shop.yaml --check --output json
     """
-    read = _read(session, paths, env_files)
+    read = _read(session, paths, env_files, fetch=False)
     return _plan(session, read, Policy(prune_data=prune_data), form=form, check=check)
 
 
@@ -92,7 +92,7 @@ def apply(
     from orchestrator.cli.commands import apply as command
     from orchestrator.cli.views import progress
 
-    read = _read(session, paths, env_files)
+    read = _read(session, paths, env_files, fetch=not dry_run)
     policy = Policy(prune_data=prune_data)
     if dry_run:
         return _plan(session, read, policy, form="text", check=False)
@@ -176,14 +176,17 @@ def delete(
     return code
 
 
-def _read(session: Session, paths: Sequence[str], env_files: Sequence[str]) -> Read:
-    """Valid stacks that this host can have."""
-    from orchestrator.cli.views import failures
+def _read(session: Session, paths: Sequence[str], env_files: Sequence[str], *, fetch: bool) -> Read:
+    """Valid stacks that this host can have, their images and recipes looked up, or here already."""
+    from orchestrator.cli.views import failures, fetching
 
     read = manifests.read(session.app, paths, env_files)
     failures.diagnostics(session.terminal, read.warnings, read.sources)
     manifests.check(session.app, read)
-    return read
+    if not fetch:
+        return manifests.rooted(session.app, read)
+    with fetching.shown(session.terminal) as watch:
+        return manifests.rooted(session.app, read, watch)
 
 
 def _plan(session: Session, read: Read, policy: Policy, *, form: str, check: bool) -> ExitCode:

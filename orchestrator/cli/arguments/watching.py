@@ -61,7 +61,7 @@ def watch(
       orchestrator watch --remove stacks/
     """
     from orchestrator.cli.commands import watch as command
-    from orchestrator.cli.views import failures
+    from orchestrator.cli.views import failures, fetching
     from orchestrator.cli.views import watching as view
 
     if bool(paths) + listing + (remove is not None) != 1:
@@ -77,7 +77,8 @@ def watch(
         for each in command.remove(session.app, remove):
             view.removed(session.terminal, each)
         return ExitCode.SETTLED
-    read = command.read(session.app, paths, env_files)
+    with fetching.shown(session.terminal) as watch:
+        read = command.read(session.app, paths, env_files, watch)
     failures.diagnostics(session.terminal, read.warnings, read.sources)
     with interrupts.noticed() as cancelled:
         options = command.Options(keep=keep, once=once, timeout=timeout, cancelled=cancelled)

@@ -18,6 +18,7 @@ from orchestrator.control.reading import Read
 from orchestrator.control.sources.attending import holder
 from orchestrator.control.sources.files import KIND, Settings, variables
 from orchestrator.errors import UsageError
+from orchestrator.ports.images import Watch as Fetched
 from orchestrator.state.sources import Source
 
 LOOK_EVERY = 0.02  # seconds between looks into the store
@@ -47,12 +48,13 @@ class Look:
     polling: str | None
 
 
-def read(app: App, paths: Sequence[str], env_files: Sequence[str]) -> Read:
+def read(app: App, paths: Sequence[str], env_files: Sequence[str], fetch: Fetched) -> Read:
     """Manifests as they are when watching begins; raises what `apply` would."""
     if "-" in paths:
         raise UsageError("standard input cannot be watched", hint="write it to a file")
     found = manifests.read(app, paths, env_files)
     manifests.check(app, found)
+    found = manifests.rooted(app, found, fetch)
     for stack in found.stacks:
         prune.guard(stack, app.observe_containers(stack.name))
     return found

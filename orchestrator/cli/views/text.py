@@ -62,7 +62,7 @@ def value(name: str, data: Any) -> str:
     """A field's encoded value in the words of the manifest; `name` is its dotted name."""
     last = name.rpartition(".")[2]
     if data is None:
-        return "(none)"
+        return "(not known before it is built)" if name == "source.digest" else "(none)"
     if isinstance(data, bool):
         return str(data).lower()
     if isinstance(data, int) and last == "mode":
@@ -73,6 +73,8 @@ def value(name: str, data: Any) -> str:
         return duration(data)
     if isinstance(data, Mapping):
         return _mapping(data)
+    if isinstance(data, str) and data.startswith("sha256:"):
+        return data[:19]
     if isinstance(data, list | tuple):
         return shortened("[" + ", ".join(value(last, each) for each in data) + "]")
     return shortened(printable(str(data))) or '""'
@@ -82,6 +84,10 @@ def _mapping(data: Mapping[str, Any]) -> str:
     """The class name of a union's value is for us: people wrote keys."""
     if data.get("type") == "HostRoot":
         return "host"
+    if data.get("type") == "ImageRoot":
+        return f"image {value('source.digest', data.get('digest'))}"
+    if data.get("type") == "RecipeRoot":
+        return f"recipe {data['key'][:12]}, {value('source.digest', data.get('digest'))}"
     written = _WRITTEN.get(data.get("type", ""), {})
     rows = ((written.get(key, key), value(key, each)) for key, each in data.items() if key != "type")
     return "{" + ", ".join(f"{key}: {each}" for key, each in rows) + "}"

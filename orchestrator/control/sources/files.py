@@ -18,6 +18,7 @@ from orchestrator.control.sources.places import Places
 from orchestrator.diagnostics import Diagnostic, Severity, Span, render
 from orchestrator.errors import ManifestError, OrchestratorError
 from orchestrator.model.desired import Stack
+from orchestrator.ports.images import Progress
 
 KIND = "files"
 
@@ -92,6 +93,7 @@ def read(app: Reader, settings: Settings) -> Found:
         done = reading.read(app, paths, env_files, settings.variables)
         places |= Places(files=done.files, bound=done.bound)
         reading.check(app, done)
+        done = reading.rooted(app, done, fetch=_silently)
     except InvalidManifest as error:
         troubles = _Shown(settings, error.sources).troubles(error.diagnostics)
         places |= Places(files=error.files, bound=error.bound)
@@ -102,6 +104,10 @@ def read(app: Reader, settings: Settings) -> Found:
         return Found(stacks=(), troubles=(trouble(error),), places=places)
     troubles = _Shown(settings, done.sources).troubles(done.warnings)
     return Found(stacks=done.stacks, troubles=troubles, places=places)
+
+
+def _silently(progress: Progress) -> None:
+    """Nobody looks on."""
 
 
 def trouble(error: OrchestratorError, *, hint: str | None = None) -> Trouble:

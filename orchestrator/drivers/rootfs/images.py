@@ -6,14 +6,17 @@ they are made, and are loaded when they are needed.
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from orchestrator.drivers.rootfs.store import ContentStore, tree_name
+from orchestrator.drivers.rootfs.unpack import sha256
 from orchestrator.errors import StepError
 from orchestrator.model.desired import ImageRoot, RecipeRoot
-from orchestrator.model.images import ImageWish, Pin, Wish
+from orchestrator.model.images import ArchiveWish, ImageWish, Pin, Recipe, Wish
 from orchestrator.ports.images import Watch
 
 if TYPE_CHECKING:
@@ -28,12 +31,22 @@ class RootImages:
         self.store = store
 
     def pin(self, wish: Wish) -> Pin:
-        return self._oci.pin(wish) if isinstance(wish, ImageWish) else self._recipes.pin(wish)
+        match wish:
+            case ImageWish():
+                return self._oci.pin(wish)
+            case Recipe():
+                return self._recipes.pin(wish)
+            case ArchiveWish():
+                return _archive(wish.path)
 
     def fetch(self, wish: Wish, pin: Pin, watch: Watch) -> Pin:
-        if isinstance(wish, ImageWish):
-            return self._oci.fetch(wish, pin, watch)
-        return self._recipes.fetch(wish, pin, watch)
+        match wish:
+            case ImageWish():
+                return self._oci.fetch(wish, pin, watch)
+            case Recipe():
+                return self._recipes.fetch(wish, pin, watch)
+            case ArchiveWish():
+                return pin  # unpacked by the driver, which checks the digest
 
     def hold(self, holder: str, digests: Sequence[str]) -> None:
         self.store.put("holds", holder, {"holder": holder, "digests": list(digests)})
@@ -60,6 +73,16 @@ class RootImages:
         from orchestrator.drivers.rootfs.debian.recipes import Recipes
 
         return Recipes(self.store)
+
+
+def _archive(path: str) -> Pin:
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise StepError(f"{path} is not a regular file", argument=path)
+            return Pin(digest=f"sha256:{sha256(file)}", size=os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise StepError.of("cannot read the archive", error) from error
 
 
 def layers_of(image: Mapping[str, object] | None) -> tuple[str, ...]:
