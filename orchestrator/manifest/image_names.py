@@ -36,6 +36,18 @@ def canonical(text: str, folder: str) -> str:
     return _REGISTRY + _registry(text)
 
 
+def path_of(name: str) -> str | None:
+    """The folder or file of a whole name; None: it is a registry's."""
+    transport, _, rest = name.partition(":")
+    if transport not in FILES:
+        return None
+    path, colon, tag = rest.rpartition(":")
+    if not colon or "/" in tag:
+        return rest
+    head, more, name = path.rpartition(":")
+    return head if transport == "docker-archive" and more and "/" not in name else path
+
+
 def _registry(text: str) -> str:
     name, at, digest = text.partition("@")
     if at and not _DIGEST.fullmatch(digest):
@@ -76,7 +88,7 @@ def _file(rest: str, transport: str, folder: str) -> str:
         raise ValueError(f"{transport}: needs a path")
     if transport == "docker-archive" and colon:  # NAME:TAG, as docker save writes it
         head, more, name = path.rpartition(":")
-        if (more and "/" not in name) or (more and name.count("/") and not name.startswith((".", "/"))):
+        if more and "/" not in name:
             path, tag = head, f"{name}:{tag}"
     elif colon and not _TAG.fullmatch(tag):
         raise ValueError(f"{tag or 'nothing'} after : is no tag")

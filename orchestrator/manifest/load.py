@@ -21,6 +21,7 @@ from orchestrator.manifest.codes import Code
 from orchestrator.manifest.contents import Content, read_content
 from orchestrator.manifest.envfile import EnvEntry, load_env
 from orchestrator.manifest.explain import existing, explain
+from orchestrator.manifest.image_names import canonical, path_of
 from orchestrator.manifest.interpolate import Variables
 from orchestrator.manifest.roots import Rootfs
 from orchestrator.manifest.schema import ContainerKeys, StackFile
@@ -354,6 +355,7 @@ def _contents(manifest: Manifest, reading: _Reading) -> dict[str, Content]:
         (f"{section[:-1]}/{name}", (section, name), file, text) for section, name, file, text in declared
     ]
     for rootfs, where in rootfs_of(manifest.content):
+        reading.files.update(_archives(rootfs, manifest, where))
         for target, each in rootfs.files.items():
             place = (*where, "files", target)
             wanted.append(("/".join(place), place, each.file, each.content))
@@ -368,6 +370,16 @@ def _contents(manifest: Manifest, reading: _Reading) -> dict[str, Content]:
         if problem is not None:
             reading.problems.append(problem)
     return found
+
+
+def _archives(rootfs: Rootfs, manifest: Manifest, where: tuple[str, ...]) -> Iterable[str]:
+    """Files and folders of the host whose content decides what the rootfs is."""
+    if rootfs.archive is not None and rootfs.sha256 is None:
+        yield absolute(manifest, rootfs.archive, *where)
+    if rootfs.image is not None:
+        path = path_of(canonical(rootfs.image, absolute(manifest, ".", *where)))
+        if path is not None:
+            yield path
 
 
 def rootfs_of(content: StackFile) -> Iterable[tuple[Rootfs, tuple[str, ...]]]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.manifest.image_names import canonical
+from orchestrator.manifest.image_names import canonical, path_of
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -36,6 +36,12 @@ DIGEST = "sha256:" + "a" * 64
 def test_what_is_left_out_is_filled_in(written: str, whole: str) -> None:
     assert canonical(written, "/s") == whole
     assert canonical(whole, "/elsewhere") == whole
+
+
+def test_paths_of_what_lies_on_this_host() -> None:
+    names = ("oci:/a/b", "oci:/a/b:v1", "oci-archive:/a.tar:x", "docker-archive:/a.tar:app:1", "oci:/a/b:c/d")
+    assert [path_of(each) for each in names] == ["/a/b", "/a/b", "/a.tar", "/a.tar", "/a/b:c/d"]
+    assert path_of("docker://docker.io/library/nginx:latest") is None
 
 
 @pytest.mark.parametrize(

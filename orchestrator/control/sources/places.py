@@ -108,12 +108,14 @@ def _content(path: str) -> bytes:
     except (OSError, ValueError) as error:
         return f"error {getattr(error, 'errno', 0)}".encode()
     try:
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISDIR(mode):
+        about = os.fstat(fd)
+        if stat.S_ISDIR(about.st_mode):
             return hashlib.sha256("/".join(_stack_files(path)).encode(errors="surrogateescape")).digest()
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(about.st_mode):
             return b"special"
         content = hashlib.sha256()
+        if about.st_size > LARGEST:  # an archive of a root
+            content.update(f"{about.st_size} {about.st_mtime_ns}".encode())
         left = LARGEST + 1
         while left and (chunk := os.read(fd, min(left, 1 << 20))):
             content.update(chunk)
