@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,19 @@ def test_the_hosts_name_servers_without_loopback_and_ipv6(tmp_path: Path) -> Non
     assert files.name_servers((str(stub), str(upstream))) == (("192.0.2.53",), None)
     assert files.name_servers((str(stub), str(tmp_path / "none"))) == ((), "127.0.0.53")
     assert files.name_servers((str(tmp_path / "none"),)) == ((), None)
+
+
+def test_every_user_reads_it_whatever_the_umask_of_the_writer(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    mask = os.umask(0o077)
+    try:
+        files.write(path, "one\n")
+        assert path.stat().st_mode & 0o777 == 0o644
+        path.chmod(0o600)
+        files.write(path, "one\n")
+    finally:
+        os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_a_file_is_written_on_the_same_inode_and_shrinks(tmp_path: Path) -> None:

@@ -71,10 +71,13 @@ def name_servers(paths: Sequence[str] = RESOLV) -> tuple[tuple[str, ...], str | 
 
 
 def write(path: Path, text: str) -> None:
-    """Write in place, never empty in between, mode 0644; nothing where the text is there already."""
+    """Write in place, never empty in between, mode 0644 whatever the umask is (every user of the container reads it);
+    nothing where the text is there already."""
     data = text.encode()
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
+        if os.fstat(fd).st_mode & 0o777 != 0o644:
+            os.fchmod(fd, 0o644)
         if os.pread(fd, len(data) + 1, 0) != data:
             os.pwrite(fd, data, 0)
             os.ftruncate(fd, len(data))

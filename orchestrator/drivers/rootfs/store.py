@@ -68,7 +68,8 @@ class ContentStore:
         with self.lock(name):
             folder = self._root / f"{TEMPORARY}{name}"
             remove_tree(folder)
-            folder.mkdir(mode=0o755)
+            folder.mkdir()
+            folder.chmod(0o755)  # whatever our umask is: users of containers walk through it
             try:
                 yield folder
             finally:

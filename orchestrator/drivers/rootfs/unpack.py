@@ -197,7 +197,8 @@ class _Unpacker:
                 raise
         parent = self._directory(names[:-1])
         try:
-            os.mkdir(names[-1], 0o755, dir_fd=parent)
+            os.mkdir(names[-1], dir_fd=parent)
+            os.chmod(names[-1], 0o755, dir_fd=parent)  # whatever our umask is
         except FileExistsError:
             raise TarError(f"member {path!r} lies below a symlink that leads nowhere") from None
         finally:
