@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from orchestrator.drivers.rootfs.unpack import Bounds, TarError, Unpacked, unpack
 
@@ -44,6 +45,11 @@ def packed(*entries: Entry) -> bytes:
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return out.getvalue()
+
+
+def zstd(raw: bytes) -> bytes:
+    """With a sum of its own, as the others have it."""
+    return zstandard.ZstdCompressor(write_checksum=True).compress(raw)
 
 
 class Nest:
@@ -166,13 +172,13 @@ def test_devices_are_passed_over_and_counted(nest: Nest) -> None:
     assert not list(nest.inside.iterdir())
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress, zstd])
 def test_compressions_are_known_by_their_first_bytes(nest: Nest, pack: Callable[[bytes], bytes]) -> None:
     nest.unpack(pack(packed(file("a", b"hello" * 1000))))
     assert (nest.inside / "a").read_bytes() == b"hello" * 1000
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zstd])
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
 def test_damaged_archives_are_refused(nest: Nest, pack: Callable[[bytes], bytes], damage: str) -> None:
     raw = bytearray(pack(packed(file("a", os.urandom(5000)))))
@@ -184,8 +190,8 @@ def test_damaged_archives_are_refused(nest: Nest, pack: Callable[[bytes], bytes]
         nest.unpack(bytes(raw))
 
 
-def test_zstd_says_what_to_do(nest: Nest) -> None:
-    with pytest.raises(TarError, match="recompress it"):
+def test_zstd_that_is_none_is_refused(nest: Nest) -> None:
+    with pytest.raises(TarError, match="damaged"):
         nest.unpack(b"\x28\xb5\x2f\xfd" + b"\0" * 600)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -189,8 +189,8 @@ class RootfsDriver:
                     self.store.keep(folder, name, {"what": "host"})
             case ArchiveRoot():
                 with self._verified(ref, source) as file, self.store.making(name) as folder:
-                    _unpack(ref, source, file, os.fspath(folder))
-                    self.store.keep(folder, name, {"what": "archive", "path": source.path})
+                    digests = _unpack(ref, source, file, os.fspath(folder))
+                    self.store.keep(folder, name, {"what": "archive", "path": source.path}, digests)
             case ImageRoot() | RecipeRoot():
                 raise StepError(
                     f"{ref}: its content {name} is not in the store", hint="apply the stack again"
@@ -239,8 +239,9 @@ def _directory_problem(path: str) -> tuple[str | None, str | None]:
     return (None, None) if Path(path).is_dir() else (f"{path} is not a directory", None)
 
 
-def _unpack(ref: Ref, source: ArchiveRoot, file: IO[bytes], folder: str) -> None:
+def _unpack(ref: Ref, source: ArchiveRoot, file: IO[bytes], folder: str) -> Mapping[int, str]:
+    """The digests of its files, by inode."""
     try:
-        unpack(file, folder, source.sha256.lower())
+        return unpack(file, folder, source.sha256.lower()).digests
     except TarError as error:
         raise StepError(f"{ref}: {source.path}: {error}", argument=source.path) from error

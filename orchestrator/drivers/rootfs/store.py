@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,12 @@ def layer_name(diff_id: str) -> str:
     """Of a layer's content by the digest of its uncompressed tar (config.md, "Layer DiffID"). Short, because the
     kernel takes a page of lower layers at most; the whole digest is in `about`, to be compared."""
     return f"l-{diff_id.removeprefix('sha256:')[:24]}"
+
+
+def chain_name(diff_id: str, parents: Sequence[str]) -> str:
+    """Of a layer that is what it is only on top of `parents` (content names, topmost first)."""
+    chain = "\n".join((*reversed(parents), diff_id))
+    return f"c-{hashlib.sha256(chain.encode()).hexdigest()[:24]}"
 
 
 def tree_name(digest: str) -> str:
@@ -75,10 +81,16 @@ class ContentStore:
             finally:
                 remove_tree(folder)  # a full disk is to be emptied at once; after `keep` nothing is there
 
-    def keep(self, folder: Path, name: str, about: Mapping[str, Any]) -> listing.Listing:
+    def keep(
+        self,
+        folder: Path,
+        name: str,
+        about: Mapping[str, Any],
+        digests: Mapping[int, str] | None = None,
+    ) -> listing.Listing:
         """The folder of `making` becomes the content `name`, unless there is one. `about`: plain data; what it holds is
-        added: `digest` of the listing, `bytes`, `entries`, `made` (seconds since 1970)."""
-        found = listing.listing(folder)
+        added: `digest` of the listing, `bytes`, `entries`, `made` (seconds since 1970). `digests`: of files, by inode."""
+        found = listing.listing(folder, digests)
         self.keep_listed(folder, name, about, found)
         return found
 
@@ -87,7 +99,12 @@ class ContentStore:
         if self.has(name):
             return
         self._folder(".about")
-        found.write(self._root / ".about" / f"{name}.list.gz")
+        lines = self._root / ".about" / f"{name}.list.gz"
+        try:
+            found.write(lines)
+        except OSError:
+            lines.unlink(missing_ok=True)  # a full disk
+            raise
         more = {
             "digest": found.digest,
             "bytes": found.bytes,
@@ -180,10 +197,9 @@ class ContentStore:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-                with contextlib.suppress(FileNotFoundError):
-                    if os.stat(path).st_ino == os.fstat(fd).st_ino:  # noqa: PTH116 -- else it was removed meanwhile
-                        yield
-                        return
+                if _same(path, fd):  # else it was removed meanwhile
+                    yield
+                    return
             finally:
                 os.close(fd)
 
@@ -209,6 +225,13 @@ class ContentStore:
         except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) else None
+
+
+def _same(path: Path, fd: int) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(fd).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _file(key: str) -> str:

@@ -15,7 +15,11 @@ from typing import Protocol
 BLOCK = 512
 _MAX_EXTRA = 1024 * 1024  # bytes of one pax header or long name
 _MAX_SIZE = 1 << 50
-_CAPABILITY = "SCHILY.xattr.security.capability"
+_SPARSE = "it holds sparse files; make it again without --sparse"
+_XATTR = "SCHILY.xattr."
+_PAX = frozenset(
+    {"path", "linkpath", "size", "uid", "gid", "mtime"}
+)  # with xattrs, all that we read of pax headers
 
 
 class Source(Protocol):
@@ -50,7 +54,7 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One entry as the archive names it, unchecked; `size` bytes follow for a file. `mtime` in seconds."""
+    """One entry as the archive names it, unchecked; `size` bytes follow for a file."""
 
     name: str
     type: MemberType
@@ -58,9 +62,14 @@ class Member:
     uid: int
     gid: int
     size: int
-    mtime: float
+    mtime_ns: int
     link: str = ""
-    capability: bytes | None = None
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def mtime(self) -> float:
+        """In seconds."""
+        return self.mtime_ns / 1e9
 
 
 @dataclass(slots=True)
@@ -70,6 +79,7 @@ class _Next:
     pax: dict[str, bytes] = field(default_factory=dict)
     name: bytes | None = None
     link: bytes | None = None
+    told: int = 0  # bytes of pax headers
 
 
 class Tarball:
@@ -92,7 +102,7 @@ class Tarball:
         return found
 
     def __iter__(self) -> Iterator[Member]:
-        shared: dict[str, bytes] = {}
+        shared = _Next()
         coming = _Next()
         while (header := self._header()) is not None:
             kind, size = header[156:157], _number(header[124:136])
@@ -102,15 +112,15 @@ class Tarball:
                 text = self._extra(size)
                 match kind:
                     case b"x":
-                        coming.pax |= _pax(text)
+                        _tell(coming, text)
                     case b"g":
-                        shared |= _pax(text)
+                        _tell(shared, text)
                     case b"L":
                         coming.name = text.rstrip(b"\0")
                     case _:
                         coming.link = text.rstrip(b"\0")
                 continue
-            member = _member(header, size, coming, {**shared, **coming.pax})
+            member = _member(header, size, coming, {**shared.pax, **coming.pax})
             coming = _Next()
             body = size if member is None else member.size
             self._left, self._padding = body, -body % BLOCK
@@ -123,9 +133,8 @@ class Tarball:
         if not header or not header.strip(b"\0"):
             return None
         stored = _number(header[148:156])
-        blank = header[:148] + b" " * 8 + header[156:]
-        signed = sum(each - 256 if each > 127 else each for each in blank)
-        if stored not in (sum(blank), signed):
+        real = sum(header) - sum(header[148:156]) + 8 * ord(" ")
+        if stored != real and stored != real - 256 * sum(each > 127 for each in header[:148] + header[156:]):
             raise TarError("it is no tar archive, or damaged: a header's checksum is wrong")
         return header
 
@@ -156,8 +165,8 @@ class Tarball:
 
 def _member(header: bytes, size: int, coming: _Next, pax: Mapping[str, bytes]) -> Member | None:
     """None for a type that we do not know; its bytes are passed over."""
-    if header[156:157] == b"S" or any(key.startswith("GNU.sparse.") for key in pax):
-        raise TarError("it holds sparse files; make it again without --sparse")
+    if header[156:157] == b"S":
+        raise TarError(_SPARSE)
     kind = _TYPES.get(header[156:157])
     if kind is None:
         return None
@@ -177,11 +186,11 @@ def _member(header: bytes, size: int, coming: _Next, pax: Mapping[str, bytes]) -
         uid=_id(_decimal(pax, "uid", _number(header[108:116]))),
         gid=_id(_decimal(pax, "gid", _number(header[116:124]))),
         size=size if kind is MemberType.FILE else 0,
-        mtime=_time(pax, _number(header[136:148])),
+        mtime_ns=_time(pax, header[136:148]),
         link=_decoded(
             pax.get("linkpath", coming.link if coming.link is not None else _text(header[157:257]))
         ),
-        capability=pax.get(_CAPABILITY),
+        xattrs={key.removeprefix(_XATTR): pax[key] for key in pax if key.startswith(_XATTR)} if pax else {},
     )
 
 
@@ -221,12 +230,26 @@ def _id(number: int) -> int:
     return number
 
 
-def _time(pax: Mapping[str, bytes], default: int) -> float:
-    try:
-        value = float(pax.get("mtime", default))
-    except ValueError:
-        raise TarError("a pax header's mtime is no number") from None
-    return value if 0 <= value < 2**33 else 0.0
+def _time(pax: Mapping[str, bytes], header: bytes) -> int:
+    """In nanoseconds; 0 for one before 1970 or too far away."""
+    text = pax.get("mtime")
+    if text is None:
+        return seconds * 10**9 if 0 <= (seconds := _number(header)) < 2**33 else 0
+    whole, _, part = text.removeprefix(b"-").partition(b".")
+    if not (whole + part).isdigit() or len(text) > 64:
+        raise TarError("a pax header's mtime is no number")
+    ns = int(whole or b"0") * 10**9 + int(part[:9].ljust(9, b"0"))
+    return ns if ns < 2**33 * 10**9 and not text.startswith(b"-") else 0
+
+
+def _tell(about: _Next, text: bytes) -> None:
+    about.told += len(text)
+    if about.told > _MAX_EXTRA:
+        raise TarError(f"headers of {about.told} bytes")
+    found = _pax(text)
+    if any(key.startswith("GNU.sparse.") for key in found):
+        raise TarError(_SPARSE)
+    about.pax |= {key: value for key, value in found.items() if key in _PAX or key.startswith(_XATTR)}
 
 
 def _pax(text: bytes) -> dict[str, bytes]:
