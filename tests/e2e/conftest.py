@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.app import App
+from orchestrator.control import reading
 from orchestrator.ports.layout import Layout
 from orchestrator.supervisor.client import Supervisor
 
@@ -64,6 +66,12 @@ class Stage:
         """Containers by ref, over all stacks."""
         stacks = json.loads(self.run("ps", "--output", "json").out)["stacks"]
         return {each["ref"]: each for stack in stacks for each in stack["containers"]}
+
+    def prepare(self, name: str) -> None:
+        """Have the images and recipes of a manifest in the store, from where the network is: the host's namespace."""
+        app = App.open(str(self.root))
+        found = reading.read(app, [str(self.folder / name)], (), os.environ)
+        reading.rooted(app, found, fetch=lambda progress: None)
 
     def edit(self, name: str, old: str, new: str) -> None:
         place = self.folder / name
