@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import limit, measures, probes, report, residence, rivals
+from benchmarks import images, limit, measures, probes, report, residence, rivals
 from orchestrator.ports.layout import Layout
 from tests import leaks
 
@@ -40,6 +40,8 @@ class Scale:
     edits: tuple[int, int] = (20, 11)
     idle: tuple[int, ...] = (200, 1000)
     idle_seconds: float = 45.0
+    pulls: int = 3
+    images: tuple[int, int] = (200, 3)
 
 
 QUICK = Scale(
@@ -54,6 +56,8 @@ QUICK = Scale(
     edits=(5, 2),
     idle=(10,),
     idle_seconds=3.0,
+    pulls=1,
+    images=(10, 1),
 )
 
 
@@ -109,6 +113,18 @@ def ready(folder: Path, scale: Scale) -> dict[str, Any]:
     return dataclasses.asdict(residence.ready(folder, count=count, rounds=rounds, say=say))
 
 
+def image(folder: Path, scale: Scale) -> dict[str, Any] | None:
+    """None where something is not installed that it needs."""
+    reason = images.missing()
+    if reason is not None:
+        say(f"images: skipped: {reason}")
+        return None
+    count, rounds = scale.images
+    pulled = images.pull(folder, rounds=scale.pulls, say=say)
+    started = images.start(folder, count=count, rounds=rounds, say=say)
+    return {"pull": dataclasses.asdict(pulled), "start": dataclasses.asdict(started)}
+
+
 FIGURES: Mapping[str, Callable[[Path, Scale], Any]] = {
     "bring_up": bring_up,
     "weight": weight,
@@ -119,6 +135,7 @@ FIGURES: Mapping[str, Callable[[Path, Scale], Any]] = {
     "idle": idle,
     "again": again,
     "ready": ready,
+    "images": image,
 }
 
 

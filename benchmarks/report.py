@@ -124,6 +124,33 @@ RIVALS = {
 """What they were measured at, by the figure."""
 
 
+def _images(found: dict[str, Any] | None) -> list[Row]:
+    if found is None:
+        return []
+    pull, start = found["pull"], found["start"]
+    what = f"pull and unpack {pull['bytes'] >> 20} MiB ({pull['packed'] >> 20} MiB packed)"
+    ours = pull["seconds"]["orchestrator"]
+    result: list[Row] = [(what, _seconds(ours), "", None)]
+    for name, seconds in pull["seconds"].items():
+        if isinstance(seconds, str):
+            result.append((f"the same, {name}", f"skipped: {seconds}", "", None))
+        elif name != "orchestrator":
+            text = f"{_seconds(seconds)}: {seconds / ours:.2f} times as long"
+            result.append((f"the same, {name}", text, ">= 1", seconds >= ours))
+    n, ratio = start["count"], start["image"] / start["directory"]
+    second = start["second"]
+    result += [
+        ("a second container of the image, bytes more in the store", str(second), "0", second == 0),
+        (
+            f"{n} containers of one image / of one directory",
+            f"{ratio:.2f} of the time",
+            "<= 1.1",
+            ratio <= 1.1,
+        ),
+    ]
+    return result
+
+
 def _rivals(found: dict[str, Any]) -> list[Row]:
     result: list[Row] = []
     for figure, each in found.items():
@@ -147,6 +174,7 @@ ROWS: Mapping[str, Callable[[Any], list[Row]]] = {
     "idle": _idle,
     "again": _again,
     "ready": _ready,
+    "images": _images,
     "rivals": _rivals,
 }
 
