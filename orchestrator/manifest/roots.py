@@ -94,7 +94,7 @@ class Rootfs(Part):
         examples=[{"/etc/nginx/nginx.conf": "./nginx.conf"}],
     )
     run: Annotated[tuple[f.Text, ...], f.ONE_OR_LIST, WithJsonSchema(_ONE_OR_LIST)] = Field(
-        (), description="Lines for /bin/sh, run inside at last.", examples=[["useradd --system app"]]
+        (), description="Lines for /bin/sh, run inside at last.", examples=[["mkdir -p /srv/app"]]
     )
     variant: f.Variant = Field(
         "essential", description="What is there besides the packages: essential, apt, minbase or standard."

@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from orchestrator.drivers.records import private_folders
 from orchestrator.drivers.rootfs import listing
@@ -176,6 +176,12 @@ class ContentStore:
     def partial(self, key: str) -> Path:
         """A folder for what was fetched and is not used yet; outlives us, so that the next attempt goes on with it."""
         return self._folder(".partial", key.replace(":", "-"))
+
+    @contextlib.contextmanager
+    def log(self, name: str) -> Iterator[IO[bytes]]:
+        """A file for what is said while a content is made; the last one of that name stays."""
+        with (self._folder(".logs") / name).open("wb") as file:
+            yield file
 
     # locks
 

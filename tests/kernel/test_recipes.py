@@ -1,0 +1,124 @@
+"""Recipes, built for real by mmdebstrap from the host's own mirrors."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.drivers.rootfs.debian.recipes import Recipes
+from orchestrator.drivers.rootfs.store import ContentStore, tree_name
+from orchestrator.errors import StepError
+from orchestrator.model.images import Pin, Recipe, RecipeFile
+from orchestrator.ports.images import Progress
+from orchestrator.ports.layout import Layout
+from tests.waiting import until
+
+pytestmark = pytest.mark.root
+
+RECIPE = Recipe(
+    suite="bookworm",
+    packages=("tini",),
+    files=(
+        RecipeFile(target="/etc/motd", content="h\xe4llo\n", mode=0o640, owner="daemon"),
+        RecipeFile(target="/lib/new/x", content="below a link"),
+    ),
+    run=("tini --version >/ran", "echo $PATH >>/ran"),
+)
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ContentStore]:
+    with tempfile.TemporaryDirectory(prefix="orc-recipes-") as folder:
+        yield ContentStore(Layout.at(folder))
+
+
+@pytest.fixture(scope="module")
+def built(store: ContentStore) -> Pin:
+    told: list[Progress] = []
+    assert Recipes(store).pin(RECIPE) == Pin(digest=None)
+    pin = Recipes(store).fetch(RECIPE, Pin(digest=None), told.append)
+    assert [told[0].stage, told[-1].stage] == ["build", "ready"]
+    assert any(each.line for each in told)
+    return pin
+
+
+def root(store: ContentStore, pin: Pin) -> Path:
+    assert pin.digest is not None
+    return store.folder(tree_name(pin.digest))
+
+
+def test_packages_files_and_lines_are_in(store: ContentStore, built: Pin) -> None:
+    top = root(store, built)
+    assert (top / "ran").read_text().splitlines()[0].startswith("tini version")
+    assert (top / "etc/motd").read_bytes() == b"h\xe4llo\n"
+    about = (top / "etc/motd").stat()
+    assert (about.st_mode & 0o7777, about.st_uid) == (0o640, 1)
+    assert (top / "usr/lib/new/x").read_text() == "below a link"
+    assert not any((top / "dev").iterdir()) and not any((top / "proc").iterdir())
+    assert not list((top / "var/cache/apt").iterdir())
+    assert not (top / "etc/resolv.conf").exists()
+    assert not (top / "usr/sbin/policy-rc.d").exists()
+    assert store.about(top.name)["packages"]["tini"]
+
+
+def test_what_was_built_is_not_built_again(store: ContentStore, built: Pin) -> None:
+    told: list[Progress] = []
+    assert Recipes(store).pin(RECIPE) == built
+    assert Recipes(store).fetch(RECIPE, built, told.append) == built
+    assert [each.stage for each in told] == ["ready"]
+
+
+def test_another_build_gives_the_same_content(store: ContentStore, built: Pin) -> None:
+    store.drop("names", f"recipe/{RECIPE.key}")
+    assert Recipes(store).fetch(RECIPE, Pin(digest=None), lambda progress: None) == built
+    assert not store.damage(root(store, built).name)
+
+
+def test_a_lock_that_cannot_be_kept_is_refused(store: ContentStore, built: Pin) -> None:
+    other = "sha256:" + "1" * 64
+    with pytest.raises(StepError, match=str(built.digest)) as caught:
+        Recipes(store).fetch(RECIPE, Pin(digest=other), lambda progress: None)
+    assert "orchestrator lock --update" in str(caught.value.hint)
+    assert not store.has(tree_name(other)) and not store.half_made()
+
+
+def test_a_line_that_fails_is_told_with_the_logs_end(store: ContentStore) -> None:
+    recipe = Recipe(suite="bookworm", packages=("no-such-package",))
+    with pytest.raises(StepError, match="Unable to locate package no-such-package") as caught:
+        Recipes(store).fetch(recipe, Pin(digest=None), lambda progress: None)
+    log = str(caught.value.hint).rpartition("all of it: ")[2]
+    assert "no-such-package" in Path(log).read_text()
+    assert not store.half_made()
+
+
+def test_killed_in_the_middle_it_leaves_no_mount_and_no_process(tmp_path: Path) -> None:
+    program = (
+        "import sys; from orchestrator.drivers.rootfs.debian.recipes import *\n"
+        "from orchestrator.ports.layout import Layout\n"
+        "recipe = Recipe(suite='bookworm', run=('sleep 4321',))\n"
+        "Recipes(ContentStore(Layout.at(sys.argv[1]))).fetch(recipe, Pin(digest=None), lambda each: None)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=Path(__file__).parents[2])
+
+    def sleeps() -> bool:
+        return (
+            subprocess.run(["pgrep", "-f", "^sleep 4321$"], capture_output=True, check=False).returncode == 0
+        )
+
+    try:
+        until(sleeps, 60)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    until(lambda: not sleeps())
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+    store = ContentStore(Layout.at(tmp_path))
+    (left,) = store.half_made()
+    store.discard(left)
+    assert not store.half_made() and not store.contents()
