@@ -21,6 +21,7 @@ _OURS = (
     "dev",
 )  # must be ordinary folders of the rootfs: a symlink there would misplace what protects us
 _NULL = (1, 3)
+_LONG = 2000  # of overlay options
 
 
 @dataclass(slots=True)
@@ -59,10 +60,34 @@ def mount_overlay(context: Context, each: ops.MountOverlay) -> None:
         mounts.set_attributes(tree, ("ro",), about=each.lowers[0])
         _attach(tree, point, each.target)
         return
-    options = "lowerdir=" + ":".join(_escaped(lower) for lower in each.lowers)
+    options = _overlay_options(each, None)
+    if len(options) <= _LONG:
+        mounts.mount("overlay", each.target, "overlay", 0, options)
+        return
+    # mount(2) takes a page of options: 127 layers fit by short names, from the folder that they have in common. Nobody
+    # else has our working directory: this process has one thread, and PivotRoot and ChangeDirectory set it anew.
+    common = os.path.commonpath(each.lowers)
+    with naming("chdir", common):
+        before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.chdir(common)
+    try:
+        mounts.mount("overlay", each.target, "overlay", 0, _overlay_options(each, common))
+    finally:
+        os.fchdir(before)
+        os.close(before)
+
+
+def _overlay_options(each: ops.MountOverlay, start: str | None) -> str:
+    """As mount(8) takes them after -o; with paths below `start` relative to it, where that is shorter."""
+    options = "lowerdir=" + ":".join(_escaped(_short(lower, start)) for lower in each.lowers)
     if each.upper is not None:
-        options += f",upperdir={_escaped(each.upper)},workdir={_escaped(each.work or '')}"
-    mounts.mount("overlay", each.target, "overlay", 0, options)
+        upper, work = _short(each.upper, start), _short(each.work or "", start)
+        options += f",upperdir={_escaped(upper)},workdir={_escaped(work)}"
+    return options
+
+
+def _short(path: str, start: str | None) -> str:
+    return path if start is None or not path else min(path, os.path.relpath(path, start), key=len)
 
 
 def _escaped(path: str) -> str:

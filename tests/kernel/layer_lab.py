@@ -66,9 +66,9 @@ def sha256(raw: bytes) -> str:
 class Shelf:
     """A store and the blobs beside it."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, layout: Layout | None = None) -> None:
         self.base = base
-        self.store = ContentStore(Layout.at(base / "instance"))
+        self.store = ContentStore(layout or Layout.at(base / "instance"))
 
     def blob(self, raw: bytes) -> Path:
         path = self.base / hashlib.sha256(raw).hexdigest()[:24]
@@ -109,7 +109,7 @@ class Shelf:
         point, empty = self.base / "merged", self.base / "empty"
         point.mkdir(exist_ok=True)
         empty.mkdir(exist_ok=True)
-        lowers = ":".join(os.fspath(self.store.folder(each)) for each in names)
+        lowers = ":".join(os.fspath(self.store.folder(each)) for each in dict.fromkeys(names))
         subprocess.run(
             ["mount", "-t", "overlay", "-o", f"ro,lowerdir={lowers}:{empty}", "overlay", point], check=True
         )

@@ -57,7 +57,12 @@ CASES: dict[str, tuple[list[Entry], dict[str, str], bool]] = {
         False,
     ),
     "whiteout of a folder": ([whiteout("d")], {**REST, **TOP}, False),
-    "whiteout of what is not there": ([whiteout("none")], {**REST, **D, **TOP}, False),
+    "whiteout of what is not there": ([whiteout("none")], {**REST, **D, **TOP}, True),
+    "whiteout of nothing in a new folder": (
+        [folder("n"), whiteout("n/o")],
+        {**REST, **D, **TOP, "n": "dir"},
+        True,
+    ),
     "whiteout before a folder of its name": (
         [whiteout("d"), folder("d"), file("d/n", b"new")],
         {**REST, **TOP, "d": "dir", "d/n": "file new"},
@@ -135,6 +140,11 @@ CASES: dict[str, tuple[list[Entry], dict[str, str], bool]] = {
     "member below a symlink of a layer below": (
         [file("lib/n", b"new")],
         {**REST, **D, **TOP, "usr/lib/n": "file new"},
+        True,
+    ),
+    "member below a symlink of a layer below, then a folder in its place": (
+        [folder("lib/n"), folder("lib"), file("lib/m", b"new")],
+        {**D, **TOP, "usr": "dir", "usr/lib": "dir", "usr/lib/n": "dir", "lib": "dir", "lib/m": "file new"},
         True,
     ),
     "member below a symlink of the layer that leads below": (

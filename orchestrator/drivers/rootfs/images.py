@@ -86,6 +86,7 @@ def _archive(path: str) -> Pin:
 
 
 def layers_of(image: Mapping[str, object] | None) -> tuple[str, ...]:
-    """The names of the contents of an `images` document, topmost first."""
+    """The names of the contents of an `images` document, topmost first. Each once: overlayfs takes no folder twice, and
+    the lower one of the same layer shows and hides nothing that the upper one does not."""
     layers = (image or {}).get("layers")
-    return tuple(str(each) for each in layers) if isinstance(layers, list) else ()
+    return tuple(dict.fromkeys(map(str, layers))) if isinstance(layers, list) else ()

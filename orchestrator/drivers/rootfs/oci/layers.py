@@ -5,11 +5,12 @@ names overlayfs is told in its words: `.wh.NAME` becomes a character device 0:0,
 trusted.overlay.opaque. Neither can an archive bring itself: devices and `trusted.*` are dropped. Entries of the layer
 itself stay, whichever comes first: a whiteout hides what lies below, and no more.
 
-Three things are not in the layer but below it, and make its content one of the whole chain (`chain_name`): the folders
+Four things are not in the layer but below it, and make its content one of the whole chain (`chain_name`): the folders
 that a member implies (`a/b/c` without `a` and `a/b`: their mode and owner, or that `lib` is a symlink to usr/lib), the
-target of a hard link, and what an opaque top hides, for overlayfs does not ask the top. They are looked up in the parents
-as overlayfs would find them (`lowers`), and folders and targets are copied up. containerd, which unpacks on a mount of the
-parents, comes to the same; we need no mount, so a killed process leaves none, and the number of layers has no limit.
+target of a hard link, what an opaque top hides, for overlayfs does not ask the top, and that a whiteout hides nothing.
+They are looked up in the parents as overlayfs would find them (`lowers`), and folders and targets are copied up.
+containerd, which unpacks on a mount of the parents, comes to the same; we need no mount, so a killed process leaves none,
+and the number of layers has no limit.
 """
 
 from __future__ import annotations
@@ -124,6 +125,7 @@ class LayerUnpacker(Unpacker):
         self.consulted = False
         self._below = below
         self._top_is_opaque = False
+        self._led_below = False
 
     def put(self, member: Member, names: list[str], tarball: Tarball) -> None:
         if not any(each.startswith(WHITEOUT) for each in names):
@@ -143,21 +145,33 @@ class LayerUnpacker(Unpacker):
         if name in ("", ".", ".."):
             raise TarError(f"member {member.name[:200]!r} is a whiteout of no name")
         parent = self.directory(folder)
-        if self._top_is_opaque or is_opaque(_path(parent)):
-            return  # nothing can be below, and overlayfs lists a whiteout where it need not merge
         try:
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
-            os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent)
+            if self._hides_something(parent, name):
+                os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent)
             return
         if stat.S_ISDIR(found.st_mode):
             _hide_below(f"{_path(parent)}/{name}")
 
+    def _hides_something(self, parent: int, name: str) -> bool:
+        """Whether a whiteout is for anything. overlayfs would list one, and find nothing by its name, in a folder that it
+        need not merge."""
+        where, top = (os.readlink(_path(fd)) for fd in (parent, self.root))  # noqa: PTH115
+        way = [each for each in where.removeprefix(top).split("/") if each]
+        if self._is_hidden(way):
+            return False
+        if find(self._below, (*way, name)) is None:
+            self.consulted = True
+            return False
+        return True
+
     def _hide_all(self, names: list[str]) -> None:
-        if names:
-            _hide_below(_path(self.directory(names)))
-        else:
+        folder = self.directory(names)
+        if os.path.samestat(os.fstat(folder), os.fstat(self.root)):
             self._top_is_opaque = True
+        else:
+            _hide_below(_path(folder))
 
     def replace(self, parent: int, names: list[str], mode: int) -> bool:
         self.clear(parent, names[-1])
@@ -181,8 +195,15 @@ class LayerUnpacker(Unpacker):
 
     # what lies below
 
+    def directory(self, names: Sequence[str]) -> int:
+        if self._led_below:
+            self.forget()  # a folder made since may have taken the place of a symlink below that led there
+        return super().directory(names)
+
     def missing(self, names: Sequence[str], error: OSError) -> int:
-        return open_beneath(self.root, "/".join(self._way(names)) or ".", FOLDER)
+        way = self._way(names)
+        self._led_below |= way != [*names]
+        return open_beneath(self.root, "/".join(way) or ".", FOLDER)
 
     def _way(self, names: Sequence[str]) -> list[str]:
         """Where a folder is once symlinks, of this layer or below, are followed; made with what it needs of parents."""
@@ -246,12 +267,16 @@ class LayerUnpacker(Unpacker):
 
     def _seen_below(self, way: Sequence[str], name: str) -> str | None:
         """The path, in a parent, of what a container would see; what this layer hides it would not."""
-        if self._top_is_opaque or any(
-            is_opaque("/".join((self.folder, *way[:end]))) for end in range(1, len(way) + 1)
-        ):
+        if self._is_hidden(way):
             return None
         self.consulted = True
         return find(self._below, (*way, name))
+
+    def _is_hidden(self, way: Sequence[str]) -> bool:
+        """Whether the layer itself hides all that is below the folder."""
+        return self._top_is_opaque or any(
+            is_opaque("/".join((self.folder, *way[:end]))) for end in range(1, len(way) + 1)
+        )
 
     def source(self, target: list[str]) -> int:
         try:
@@ -324,11 +349,17 @@ def _absent(parent: int, name: str) -> bool:
 
 def _hide_below(folder: str) -> None:
     """Make it opaque. The whiteouts in it say nothing any more, and would be listed."""
+    if is_opaque(folder):
+        return
     os.setxattr(folder, OPAQUE, b"y")
-    with os.scandir(folder) as entries:
-        for each in entries:
-            if is_whiteout(each.stat(follow_symlinks=False)):
-                os.unlink(f"{folder}/{each.name}")  # noqa: PTH108
+    left = [folder]
+    while left:
+        with os.scandir(left.pop()) as entries:
+            for each in entries:
+                if each.is_dir(follow_symlinks=False):
+                    left.append(each.path)
+                elif is_whiteout(each.stat(follow_symlinks=False)):
+                    os.unlink(each.path)  # noqa: PTH108
 
 
 def _copy_attributes(source: str, target: int | str, *, file: bool) -> None:
