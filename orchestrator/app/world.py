@@ -59,7 +59,7 @@ def embedded(layout: Layout) -> World:
     from orchestrator.drivers.embedded.driver import EmbeddedDriver
     from orchestrator.drivers.network.driver import NetworkDriver
     from orchestrator.drivers.rootfs.driver import RootfsDriver
-    from orchestrator.drivers.volumes import VolumeDriver
+    from orchestrator.drivers.volumes.driver import VolumeDriver
     from orchestrator.supervisor.client import Supervisor
 
     roots, volumes = RootfsDriver(layout), VolumeDriver(layout)

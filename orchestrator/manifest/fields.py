@@ -160,6 +160,7 @@ Image = Annotated[str, reading(scalars.image), _json("string", r"^[^\s]+$")]
 Pull = Annotated[
     str, reading(scalars.choice, "always", "missing", "never"), _json("string", "^(always|missing|never)$")
 ]
+Per = Annotated[str, reading(scalars.choice, "stack", "instance"), _json("string", "^(stack|instance)$")]
 Suite = Annotated[str, reading(scalars.suite), _json("string", scalars.SUITE_PATTERN)]
 Package = Annotated[str, reading(scalars.package), _json("string", scalars.PACKAGE_PATTERN)]
 Variant = Annotated[

@@ -21,7 +21,6 @@ _LATER: Mapping[str, Mapping[str, str]] = {
     },
     "network": {"ipv6": "networks are IPv4 until then"},
     "volume": {
-        "per": "a volume is shared by all replicas until then",
         "shared": "every volume can be mounted by several containers until then",
     },
     "container": {

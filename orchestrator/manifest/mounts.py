@@ -102,6 +102,11 @@ class Mount(Part):
     secret: f.Name | None = Field(None, description="A secret of this stack, as a file in memory.")
     config: f.Name | None = Field(None, description="A config of this stack, as a file in memory.")
     target: f.InnerPath = Field(description="The absolute path inside the container.")
+    copy_: f.Flag = Field(
+        True,
+        alias="copy",
+        description="A new volume takes content, owner and mode of the folder that it is first mounted over.",
+    )
     read_only: f.Flag = Field(
         False, description="The container cannot write to it. Secrets and configs always are."
     )
@@ -138,6 +143,8 @@ class Mount(Part):
         for key in ("owner", "mode"):
             if key in self.model_fields_set and not file:
                 raise refuse(Code.COMBINATION, f"takes {key} only beside secret or config")
+        if self.volume is None and "copy_" in self.model_fields_set:
+            raise refuse(Code.COMBINATION, "takes copy only beside volume")
         if file and "read_only" in self.model_fields_set and not self.read_only:
             raise refuse(
                 Code.COMBINATION, "is a secret or config, which is always read-only", "remove read_only"

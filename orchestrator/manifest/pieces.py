@@ -114,6 +114,21 @@ class Volume(Part):
         description="Another stack's volume, as STACK/VOLUME; what mounts it waits until it is there.",
         examples=["infra/data"],
     )
+    per: f.Per = Field(
+        "stack",
+        description="Whether all share it (stack), or each instance of a group has its own (instance).",
+    )
+
+    @model_validator(mode="after")
+    def _own(self) -> Volume:
+        if self.external is not None and self.model_fields_set != {"external"}:
+            others = sorted(self.model_fields_set - {"external"})
+            raise refuse(
+                Code.COMBINATION,
+                f"takes no {others[0]} beside external",
+                "its own stack says what it is like",
+            )
+        return self
 
     @classmethod
     def short(cls, data: Any) -> Any:

@@ -202,9 +202,12 @@ class ServiceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeMount:
+    """`copy`: a volume that is new takes content, owner and mode of the folder that it is mounted over."""
+
     volume: str
     target: str
     read_only: bool = False
+    copy: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,6 +148,11 @@ class Volumes(Protocol):
         """The folder that holds the volume's data."""
         ...
 
+    def seed(self, target: Incarnation, lowers: Sequence[str], mounted: str) -> None:
+        """Before the volume is first mounted at the path `mounted` over the root of `lowers` (topmost first): take over
+        what is there."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecRequest:

@@ -17,6 +17,7 @@ from orchestrator.resolve.limits import Level, check_within, limits_of, with_def
 from orchestrator.resolve.report import Path, Report, near
 from orchestrator.resolve.roots import Pins, config_of, name_of, spec_of
 from orchestrator.resolve.units import Unit
+from orchestrator.resolve.volumes import asked_for
 
 HOST = "host"
 _FORBIDDEN = ("/proc", "/sys", "/dev")
@@ -44,6 +45,9 @@ def container_of(unit: Unit, name: str, outer: tuple[Level, ...], around: Surrou
     mounted = _mounts(keys, path, around)
     rootfs = _rootfs(unit, name, around)
     image = config_of(around.pins.get(rootfs))
+    mounted = tuple(
+        sorted((*mounted, *asked_for(image.volumes, name, mounted)), key=lambda each: each.target)
+    )
     return d.ContainerSpec(
         rootfs=rootfs,
         command=_command(keys, name, path, rootfs, around),
@@ -192,7 +196,9 @@ def _mount(written: mounts.Mount, path: tuple[str, ...], number: int, around: Su
                 ),
             )
         volume = around.volumes.get(written.volume, written.volume)
-        return d.VolumeMount(volume=volume, target=written.target, read_only=written.read_only)
+        return d.VolumeMount(
+            volume=volume, target=written.target, read_only=written.read_only, copy=written.copy_
+        )
     if written.bind is not None:
         source = absolute(around.manifest, written.bind, *path)
         return d.BindMount(source=source, target=written.target, read_only=written.read_only)

@@ -22,6 +22,7 @@ from orchestrator.model.desired import (
     VolumeSpec,
 )
 from orchestrator.model.ids import Kind, Ref
+from orchestrator.resolve import volumes
 from orchestrator.resolve.containers import Surroundings, container_of, probed
 from orchestrator.resolve.contents import Keyed, blobs_of, contents_of, unkeyed
 from orchestrator.resolve.dependencies import Dependencies, Waits
@@ -79,7 +80,8 @@ class _Resolving:
         self._places: dict[tuple[Ref, str], Span] = {}
         self._written: dict[str, Fields] = {}  # unit -> where its keys stand
         self._networks = named("networks", manifest.content.networks, manifest.name, report)
-        self._volumes = named("volumes", manifest.content.volumes, manifest.name, report)
+        declared = manifest.content.volumes
+        self._volumes = volumes.names_of(declared, named("volumes", declared, manifest.name, report))
 
     def stack(self) -> Stack:
         """Resources in the order of their kinds, within a kind as written."""
@@ -93,7 +95,12 @@ class _Resolving:
             ref = Ref(Kind.NETWORK, self._networks.get(network, network))
             self._add(ref, network_spec, (), self._fields("networks", network))
         for volume, volume_name in self._volumes.items():
-            self._add(Ref(Kind.VOLUME, volume_name), VolumeSpec(), (), self._fields("volumes", volume))
+            if volumes.INSTANCE not in volume_name:
+                self._add(Ref(Kind.VOLUME, volume_name), VolumeSpec(), (), self._fields("volumes", volume))
+        for unit, name, spec, _ in containers:
+            for volume_name, written in volumes.own_of(spec, unit.instances).items():
+                place = self._fields("volumes", written) if written else self._fields(*unit.path_of(name))[:1]
+                self._add(Ref(Kind.VOLUME, volume_name), VolumeSpec(), (), place)
         for unit in units.values():
             self._groups(unit)
         for name, service_spec in services_of(units, self._networks, report).items():
@@ -187,22 +194,21 @@ class _Resolving:
             + self._content_fields(spec)
             + self._bound_fields(unit, name, spec)
         )
-        volumes = dict.fromkeys(each.volume for each in spec.mounts if isinstance(each, VolumeMount))
-        common = (
-            Need(Ref(Kind.ROOTFS, spec.rootfs), Until.CREATED, True),
-            *(Need(Ref(Kind.VOLUME, each), Until.CREATED, True) for each in volumes),
-        )
+        rootfs = Need(Ref(Kind.ROOTFS, spec.rootfs), Until.CREATED, True)
         for instance in unit.instances:
+            own = volumes.named(spec, instance)
+            mounted = dict.fromkeys(each.volume for each in own.mounts if isinstance(each, VolumeMount))
             needs = (
                 Need(Ref(Kind.GROUP, instance), Until.STARTED, True),
-                *common,
+                rootfs,
+                *(Need(Ref(Kind.VOLUME, each), Until.CREATED, True) for each in mounted),
                 *(
                     Need(ref_of(instance, each), until, restarts=follow)
                     for each, until, follow in waits.siblings
                 ),
                 *waits.outside,
             )
-            self._add(ref_of(instance, name), spec, needs, fields)
+            self._add(ref_of(instance, name), own, needs, fields)
 
     def _add(self, ref: Ref, spec: Spec, needs: tuple[Need, ...], fields: Fields) -> None:
         self._resources[ref] = spec

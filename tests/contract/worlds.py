@@ -23,7 +23,7 @@ from orchestrator.drivers import fake
 from orchestrator.drivers.embedded.driver import EmbeddedDriver
 from orchestrator.drivers.network.driver import NetworkDriver
 from orchestrator.drivers.rootfs.driver import RootfsDriver
-from orchestrator.drivers.volumes import VolumeDriver
+from orchestrator.drivers.volumes.driver import VolumeDriver
 from orchestrator.execute.executor import Status, StepResult, execute
 from orchestrator.model.desired import Spec, Stack, Stop
 from orchestrator.model.ids import Incarnation, Kind, Ref

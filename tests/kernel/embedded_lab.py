@@ -14,7 +14,7 @@ from orchestrator.drivers.embedded.driver import EmbeddedDriver
 from orchestrator.drivers.network.driver import NetworkDriver
 from orchestrator.drivers.records import Records
 from orchestrator.drivers.rootfs.driver import RootfsDriver
-from orchestrator.drivers.volumes import VolumeDriver
+from orchestrator.drivers.volumes.driver import VolumeDriver
 from orchestrator.model.desired import (
     ContainerSpec,
     GroupSpec,

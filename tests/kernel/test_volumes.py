@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.drivers.trees import remove_tree
-from orchestrator.drivers.volumes import VolumeDriver
+from orchestrator.drivers.volumes.driver import VolumeDriver
 from orchestrator.model.desired import VolumeSpec
 from orchestrator.model.ids import Incarnation, Kind, Ref
 from orchestrator.model.observed import Phase

@@ -26,7 +26,7 @@ from orchestrator.drivers.records import Record, Records, private_folders
 from orchestrator.drivers.trees import remove_tree
 from orchestrator.errors import StepError
 from orchestrator.model import codec
-from orchestrator.model.desired import ContainerSpec, GroupSpec
+from orchestrator.model.desired import ContainerSpec, GroupSpec, VolumeMount
 from orchestrator.model.ids import Incarnation, Kind
 from orchestrator.model.observed import Observation, Phase
 from orchestrator.model.signals import signal_number
@@ -94,6 +94,7 @@ class Containers:
         self._fresh_cgroup(names)
         self._cgroups.make(names, spec.limits)
         root = self._roots.root(_needed(record, Kind.ROOTFS))
+        self._seed(record, spec, root)
         placed = Placed(paths=self._contents.paths(target, spec))
         if (placed.paths or record.extra.get("files")) and not self._running(target, names):
             # Before the launch, so that a file which the container sees is known whenever we are killed.
@@ -286,6 +287,12 @@ class Containers:
             seccomp=self._seccomp,
             masked=self._masked,
         )
+
+    def _seed(self, record: Record, spec: ContainerSpec, root: Root) -> None:
+        volumes = {each.ref.name: each for each in record.bound(Kind.VOLUME)}
+        for mount in spec.mounts:
+            if isinstance(mount, VolumeMount) and mount.copy:
+                self._volumes.seed(volumes[mount.volume], root.lowers, mount.target)
 
     def _entered(self, record: Record, request: ExecRequest, size: tuple[int, int] | None = None) -> Program:
         group = self._group_spec(_needed(record, Kind.GROUP))

@@ -1,8 +1,8 @@
 """Volumes: folders that outlive containers and stacks. Known by (stack, name), so a re-applied stack finds its data.
 
-In: volume incarnations. Out: the folder `Layout.volume(...)/data`, root's, mode 0755, empty at first: what the rootfs
-holds at the mount's target is hidden, not copied in (unlike Docker's named volumes). Only `delete` removes data, and never
-another stack's: of such a volume (`infra/data`) there is a record and no more.
+In: volume incarnations. Out: the folder `Layout.volume(...)/data`, root's, mode 0755, empty until it is first mounted
+(`seeding`). Only `delete` removes data, and never another stack's: of such a volume (`infra/data`) there is a record and no
+more.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import contextlib
 import errno
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from orchestrator.drivers.records import Record, Records, private_folders
 from orchestrator.drivers.trees import remove_tree
+from orchestrator.drivers.volumes import seeding
 from orchestrator.errors import StepError
 from orchestrator.model.desired import Spec, Stack
 from orchestrator.model.ids import Incarnation, Kind
@@ -72,6 +74,15 @@ class VolumeDriver:
     def path(self, target: Incarnation) -> str:
         owner, _, name = target.ref.name.rpartition("/")
         return os.fspath(self._layout.volume(owner or target.stack, name) / "data")
+
+    def seed(self, target: Incarnation, lowers: Sequence[str], mounted: str) -> None:
+        folder = Path(self.path(target)).parent
+        if seeding.seeded(folder):
+            return
+        try:
+            seeding.seed(folder, lowers, mounted)
+        except OSError as error:
+            raise StepError.of(f"{target.ref}: cannot take over what is at {mounted}", error) from error
 
     def _phase(self, record: Record) -> Phase:
         return Phase.RUNNING if os.path.isdir(self.path(record.target)) else Phase.CREATED  # noqa: PTH112
