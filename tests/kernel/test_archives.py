@@ -17,7 +17,13 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from orchestrator.drivers.rootfs.oci.layers import unpack_layer
+from orchestrator.drivers.rootfs.store import ContentStore
+from orchestrator.drivers.rootfs.streams import Stream
+from orchestrator.drivers.rootfs.tarball import Tarball
 from orchestrator.drivers.rootfs.unpack import Bounds, TarError, Unpacked, unpack
+from orchestrator.errors import StepError
+from orchestrator.ports.layout import Layout
 
 pytestmark = pytest.mark.root
 Entry = tuple[str, dict[str, object], bytes]
@@ -68,6 +74,15 @@ class Nest:
         with open(self.archive, "rb") as opened:
             return unpack(opened, os.fspath(self.inside), hashlib.sha256(raw).hexdigest(), bounds)
 
+    def unpack_layer(self, raw: bytes) -> None:
+        """Over a layer of symlinks that lead out."""
+        store = ContentStore(Layout.at(self.inside))
+        names: tuple[str, ...] = ()
+        for each in (packed(link("low", "../../../../../.."), link("etc", "/etc")), raw):
+            self.archive.write_bytes(each)
+            digest = f"sha256:{hashlib.sha256(each).hexdigest()}"
+            names = (unpack_layer(store, self.archive, "tar", digest, digest, names), *names)
+
     def outside(self) -> set[str]:
         return {
             os.fspath(each.relative_to(self.base))
@@ -108,15 +123,54 @@ ATTACKS: dict[str, list[Entry]] = {
     "fifo below a symlink": [link("l", "/.."), ("l/f", {"type": tarfile.FIFOTYPE}, b"")],
     "symlink loop": [link("a", "b"), link("b", "a"), file("a/x")],
     "symlink to proc": [link("p", "/proc/self/root"), file("p/canary", b"dead")],
+    "hard link through a chain of symlinks": [
+        *(link(f"l{n}", f"l{n + 1}/..") for n in range(5)),
+        link("l5", "/etc"),
+        link("h", "l0/../canary", hard=True),
+        file("h", b"dead"),
+    ],
+    "symlink swapped for a folder": [folder("d"), file("d/x"), link("d", "../.."), file("d/canary", b"dead")],
+    "folder swapped for a symlink after it was open": [
+        folder("d"),
+        file("d/x"),
+        folder("e"),
+        link("e/up", "../../.."),
+        link("d", "e/up"),
+        folder("d/canary"),
+    ],
+    "symlink to a descriptor": [link("p", "/proc/self/fd"), folder("p/3"), file("p/3/canary", b"dead")],
+    "symlink to a symlink beside the root": [link("a", "../root/../../canary"), file("a", b"dead")],
+    "symlink of an empty name": [link("s", ""), file("s/canary", b"dead")],
+    "hard link with dots": [link("h", "a/../../../canary", hard=True)],
+    "hard link to a folder": [folder("d"), link("h", "d", hard=True), file("h/../../canary", b"dead")],
+    "hard link to what it replaces": [file("h"), link("h", "h", hard=True)],
+    "hard link to the root": [link("h", "./", hard=True)],
+    "device of the disk": [("disk", {"type": tarfile.BLKTYPE, "devmajor": 8}, b""), file("disk", b"dead")],
+    "device over a symlink": [link("l", "../../canary"), ("l", {"type": tarfile.CHRTYPE}, b"")],
+    "setuid of a file outside": [link("l", "../../canary"), file("l", b"dead", mode=0o6777, uid=1000)],
+    "owner of a folder outside": [link("l", "../.."), folder("l", mode=0o6777, uid=1000)],
+    "very long name": [file("n" * 5000, b"x"), file("/".join(["n" * 200] * 40), b"x")],
+    "name of dots and slashes": [file("./././..//canary", b"dead"), file("a//./b/.")],
+    "attribute with a zero byte": [file("a", pax_headers={"SCHILY.xattr.user.a\0b": "1"})],
+    "attribute too large": [file("a", pax_headers={"SCHILY.xattr.user.a": "x" * 70_000})],
+    "attributes of the host": [
+        file("a", pax_headers={"SCHILY.xattr.security.ima": "x", "SCHILY.xattr.system.posix_acl_access": "x"})
+    ],
+    "capability of one byte": [file("a", pax_headers={"SCHILY.xattr.security.capability": "x"})],
+    "whiteout outside": [link("l", "../.."), file("l/.wh.canary")],
+    "opaque outside": [link("l", "../.."), file("l/.wh..wh..opq")],
+    "whiteout of dots": [file(".wh..."), file("d/.wh..")],
     "root replaced": [link(".", "/etc"), file("./canary", b"dead")],
     "mode of the root": [folder("./", mode=0)],
 }
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_nothing_outside_is_made_or_changed(nest: Nest, name: str) -> None:
-    with contextlib.suppress(TarError, OSError):
-        nest.unpack(packed(*ATTACKS[name]))
+@pytest.mark.parametrize("how", ["archive", "layer"])
+def test_nothing_outside_is_made_or_changed(nest: Nest, name: str, how: str) -> None:
+    raw = packed(*ATTACKS[name])
+    with contextlib.suppress(TarError, StepError):
+        nest.unpack(raw) if how == "archive" else nest.unpack_layer(raw)
     assert nest.canary.read_text() == "alive"
     assert nest.canary.stat().st_nlink == 1
     assert nest.outside() == {"canary", "deep"}
@@ -124,6 +178,40 @@ def test_nothing_outside_is_made_or_changed(nest: Nest, name: str) -> None:
     for each in nest.inside.rglob("*"):
         if each.is_file() and not each.is_symlink():
             assert each.stat().st_nlink <= 2
+
+
+def test_a_tree_deeper_than_paths_may_be_is_no_layer(nest: Nest) -> None:
+    down = "/".join(["d" * 100] * 20)
+    steps = [(folder(f"l{n}/{down}"), link(f"l{n + 1}", f"l{n}/{down}")) for n in range(30)]
+    with pytest.raises(StepError, match="name too long"):
+        nest.unpack_layer(packed(*(each for step in steps for each in step)))
+    assert len(ContentStore(Layout.at(nest.inside)).contents()) == 1, "the layer below alone"
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstd])
+def test_a_layer_that_is_a_bomb_stops_early(nest: Nest, pack: Callable[[bytes], bytes]) -> None:
+    """Of the size of a GiB and its ratio at most; nothing of it is ever in memory, or left."""
+    raw = pack(bytes(1 << 20) * 64)
+    assert len(raw) < 1 << 17
+    nest.archive.write_bytes(raw)
+    with open(nest.archive, "rb") as opened, pytest.raises(TarError, match="more than 1000000 bytes"):
+        stream = Stream(opened, 1_000_000)
+        try:
+            stream.drain()
+        finally:
+            stream.close()
+
+
+def test_headers_without_members_fill_no_memory() -> None:
+    header = tarfile.TarInfo("a").create_pax_global_header({f"k{n}": "v" * 900 for n in range(900)})
+    raw = header * 3
+    with pytest.raises(TarError, match="headers of"):
+        list(Tarball(io.BytesIO(raw)))
+
+
+def test_folders_implied_to_the_greatest_depth_are_made(nest: Nest) -> None:
+    nest.unpack(packed(file("/".join(["d"] * 255 + ["f"]))))
+    assert len(list(nest.inside.rglob("*"))) == 256
 
 
 def test_dots_are_an_error_that_names_the_member(nest: Nest) -> None:

@@ -164,14 +164,31 @@ class Unpacker:
             return self.missing(names, error)
 
     def missing(self, names: Sequence[str], error: OSError) -> int:
-        """A folder that no member was for, made now."""
+        """A folder that no member was for, made now, and those above it."""
         path = "/".join(names)
         if error.errno == errno.ENOTDIR:
             raise TarError(f"member {path[:200]!r} lies below a file") from error
+        parent = os.dup(self.root)
         try:
-            self.implied(self.directory(names[:-1]), names[-1], path)
-        except FileExistsError:
-            raise TarError(f"member {path[:200]!r} lies below a symlink that leads nowhere") from None
+            for end in range(1, len(names) + 1):
+                inner = self._step_down(parent, names[:end])
+                os.close(parent)
+                parent = inner
+            return parent
+        except BaseException as caught:
+            os.close(parent)
+            if isinstance(caught, FileExistsError):
+                raise TarError(f"member {path[:200]!r} lies below a symlink that leads nowhere") from None
+            raise
+
+    def _step_down(self, parent: int, names: Sequence[str]) -> int:
+        path = "/".join(names)
+        try:
+            return open_beneath(self.root, path, FOLDER)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+        self.implied(parent, names[-1], path)
         return open_beneath(self.root, path, FOLDER)
 
     def implied(self, parent: int, name: str, path: str) -> None:
