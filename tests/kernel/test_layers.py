@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from orchestrator.drivers.rootfs.oci.layers import unpack_layer
 from orchestrator.drivers.rootfs.store import chain_name, layer_name
 from orchestrator.errors import StepError
 from tests.kernel.layer_lab import (
@@ -335,10 +336,19 @@ def test_digests_are_verified_on_the_way(shelf: Shelf) -> None:
     with pytest.raises(StepError, match=f"uncompressed content is {sha256(tar)}, not {wrong}"):
         shelf.unpack(tar, diff_id=wrong)
     with pytest.raises(StepError, match=r"its blob is sha256:\w+, not "):
-        from orchestrator.drivers.rootfs.oci.layers import unpack_layer
-
         unpack_layer(shelf.store, shelf.blob(tar), "tar", wrong, sha256(tar), ())
     assert shelf.store.contents() == ()
+    assert shelf.left() == []
+
+
+def test_a_blob_that_came_half_is_told_by_its_digest_and_a_damaged_one_by_its_damage(shelf: Shelf) -> None:
+    tar = packed(file("a", os.urandom(100_000)))
+    whole = gzip.compress(tar)
+    half = shelf.blob(whole[:50_000])
+    with pytest.raises(StepError, match=rf"its blob is {sha256(whole[:50_000])}, not {sha256(whole)}"):
+        unpack_layer(shelf.store, half, "tar", sha256(whole), sha256(tar), ())
+    with pytest.raises(StepError, match="it is damaged: it ends in the middle"):
+        unpack_layer(shelf.store, half, "tar", sha256(whole[:50_000]), sha256(tar), ())
     assert shelf.left() == []
 
 

@@ -86,8 +86,9 @@ class Stream:
         self._ended, self._chunk, self._at = True, b"", 0
         while self._thread.is_alive():
             with contextlib.suppress(queue.Empty):
-                self._ready.get(timeout=0.01)
-        self._thread.join()
+                while True:
+                    self._ready.get_nowait()  # it may wait for room
+            self._thread.join(0.01)
 
     # the thread
 
