@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import json
 import os
 import stat
 import subprocess
@@ -139,3 +140,31 @@ def snapshot(top: Path) -> dict[str, str]:
             case other:
                 found[name] = f"odd {other:o}"
     return found
+
+
+def umoci_layout(folder: Path, tars: list[bytes]) -> Path:
+    """An OCI layout with one image, `t`, of layers that are not compressed."""
+    blobs = folder / "blobs/sha256"
+    blobs.mkdir(parents=True)
+
+    def put(raw: bytes, kind: str) -> dict[str, object]:
+        digest = sha256(raw)
+        (blobs / digest.removeprefix("sha256:")).write_bytes(raw)
+        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": digest, "size": len(raw)}
+
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [sha256(each) for each in tars]},
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "config": put(json.dumps(config).encode(), "config.v1+json"),
+        "layers": [put(each, "layer.v1.tar") for each in tars],
+    }
+    entry = put(json.dumps(manifest).encode(), "manifest.v1+json")
+    entry["annotations"] = {"org.opencontainers.image.ref.name": "t"}
+    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    return folder

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import stat
+import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 import zstandard
 
+from orchestrator.drivers.rootfs import listing
 from orchestrator.drivers.rootfs.oci.layers import unpack_layer
 from orchestrator.drivers.rootfs.store import chain_name, layer_name
 from orchestrator.errors import StepError
@@ -24,6 +27,7 @@ from tests.kernel.layer_lab import (
     packed,
     sha256,
     symlink,
+    umoci_layout,
     whiteout,
 )
 
@@ -361,3 +365,51 @@ def test_damage_of_a_layer_is_found(shelf: Shelf) -> None:
     (top / "d/n").write_bytes(b"neu")
     os.utime(top / "d/n", (1_000_000_000, 1_000_000_000))
     assert shelf.store.damage(name) == (".: changed", "d/n: changed", "d: changed", "top: missing")
+
+
+def test_an_image_is_what_umoci_makes_of_it(shelf: Shelf, tmp_path: Path) -> None:
+    layers = [
+        [
+            *BASE,
+            file("d/su", b"#!", mode=0o4755, uid=3, gid=4, mtime=1_500_000_000),
+            hard_link("d/su2", "d/su"),
+            folder("tmp", mode=0o1777),
+            folder("gone"),
+            file("gone/x"),
+            folder("anew"),
+            folder("anew/old"),
+            file("etc", b"a file"),
+            ("pipe", {"type": tarfile.FIFOTYPE, "mode": 0o622}, b""),
+            file("n" * 120 + "/" + "ö" * 60, pax_headers={"SCHILY.xattr.user.k": "v"}),
+        ],
+        [
+            folder("d", mode=0o711, uid=9),
+            whiteout("d/a"),
+            file("d/b", b"high"),
+            hard_link("d/b2", "d/b"),
+            whiteout("gone"),
+            folder("anew"),
+            opaque("anew"),
+            file("anew/young"),
+            whiteout("etc"),
+            folder("etc", mode=0o750),
+            file("etc/conf"),
+            symlink("tmp", "/etc"),
+            file("lib/implied", mode=0o600),
+        ],
+        [folder("d"), folder("d/sub"), whiteout("d/sub/x"), whiteout("tmp"), file("gone", b"a file now")],
+    ]
+    image = umoci_layout(tmp_path / "image", [packed(*each) for each in layers])
+    subprocess.run(["umoci", "unpack", "--image", f"{image}:t", tmp_path / "bundle"], check=True)
+    theirs = listing.listing(tmp_path / "bundle/rootfs")
+    with shelf.merged(shelf.stack(*layers)) as top:
+        ours = listing.listing(top)
+    # They tell the top by the first layer's; ours is the folder that a container lies over.
+    implied = {"usr/lib", ".", "n" * 120}  # we make them as old as they were, or of 1970; they as old as now
+    found = {json.loads(each)[0]: json.loads(each) for each in theirs.lines}
+    for line in map(json.loads, ours.lines):
+        their = found.pop(line[0])
+        if line[0] in implied:
+            line[5] = their[5]
+        assert line == their
+    assert not found
