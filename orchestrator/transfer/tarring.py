@@ -64,15 +64,8 @@ def _entry(member: Member, kind: EntryKind, names: tuple[str, ...], tarball: Tar
         mtime=member.mtime,
         size=member.size if kind is EntryKind.FILE else 0,
         link=link,
-        content=_content(tarball),
+        content=tarball.pieces(member, CHUNK),
     )
-
-
-def _content(tarball: Tarball) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while data := tarball.read(CHUNK):
-        yield at, data
-        at += len(data)
 
 
 def _names(path: str) -> tuple[str, ...]:

@@ -9,7 +9,9 @@ import hashlib
 import io
 import lzma
 import os
+import shutil
 import stat
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -296,3 +298,83 @@ def test_an_archive_that_changes_while_it_is_read_is_refused(nest: Nest) -> None
     nest.archive.write_bytes(packed(file("a")))
     with open(nest.archive, "rb") as opened, pytest.raises(TarError, match="written to"):
         unpack(opened, os.fspath(nest.inside), "0" * 64)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--format=gnu"],
+        ["--format=pax", "--sparse-version=0.0"],
+        ["--format=pax", "--sparse-version=0.1"],
+        ["--format=pax", "--sparse-version=1.0"],
+    ],
+    ids=lambda options: options[-1].strip("-"),
+)
+@pytest.mark.parametrize("parts", [0, 1, 3, 60])
+def test_sparse_files_of_tar_keep_their_holes(nest: Nest, options: list[str], parts: int) -> None:
+    source = nest.base / "source"
+    source.mkdir()
+    with open(source / "holes", "wb") as made:
+        for part in range(parts):
+            made.seek(part * 300_000)
+            made.write(b"%d" % part * 5000)
+        made.truncate(parts * 300_000 + 1_000_001)
+    (source / "next").write_bytes(b"after it")
+    command = ["tar", "--sparse", *options, "-C", source, "-cf", nest.archive, "holes", "next"]
+    subprocess.run(command, check=True)
+    assert nest.archive.stat().st_size < parts * 20_000 + 50_000, "there are holes in it"
+    raw = nest.archive.read_bytes()
+    nest.unpack(raw)
+    assert (nest.inside / "holes").read_bytes() == (source / "holes").read_bytes()
+    assert (nest.inside / "next").read_bytes() == b"after it"
+    assert (nest.inside / "holes").stat().st_blocks * 512 < parts * 30_000 + 4096
+    shutil.rmtree(source)
+
+
+def gnu_sparse(extents: list[tuple[int, int]], size: int, data: bytes) -> bytes:
+    header = bytearray(tarfile.TarInfo("s").tobuf(tarfile.GNU_FORMAT))
+    header[124:136], header[156:157] = b"%011o\0" % len(data), b"S"
+    for at, (offset, length) in enumerate(extents):
+        header[386 + 24 * at : 410 + 24 * at] = b"%011o\0%011o\0" % (offset, length)
+    header[483:495] = b"%011o\0" % size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + data + bytes(-len(data) % 512)
+
+
+@pytest.mark.parametrize(
+    "extents,size",
+    [
+        ([(0, 600)], 600),
+        ([(0, 200)], 300),
+        ([(100, 200), (0, 200)], 500),
+        ([(0, 300), (200, 100)], 500),
+        ([(400, 400)], 500),
+        ([(0, 400)], 8**11 - 1),
+    ],
+)
+def test_impossible_maps_of_sparse_members_are_refused(
+    nest: Nest, extents: list[tuple[int, int]], size: int
+) -> None:
+    with pytest.raises(TarError, match=r"sparse|more than"):
+        nest.unpack(gnu_sparse(extents, size, b"x" * 400), Bounds(bytes=1 << 30))
+    assert not any(each.stat().st_size for each in nest.inside.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"major": "1", "minor": "0", "realsize": "9", "name": "s"},
+        {"map": "0,1", "size": "9"},
+        {"map": "0,1,2", "size": "9"},
+        {"map": "0,x", "size": "9"},
+        {"map": "0,8", "size": "-9"},
+        {"map": "0,8"},
+        {"major": "2", "realsize": "9" * 15},
+    ],
+)
+def test_impossible_words_of_sparse_members_are_refused(nest: Nest, words: dict[str, str]) -> None:
+    headers = {f"GNU.sparse.{key}": value for key, value in words.items()}
+    for content in (b"12345678", b"100000\n" * 100, b"99999999999\n" * 100, b"2\n0\n1\n"):
+        with pytest.raises(TarError):
+            nest.unpack(packed(file("s", content, pax_headers=headers)))

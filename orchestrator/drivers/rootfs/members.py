@@ -263,7 +263,10 @@ class Unpacker:
             self.clear(parent, name)
             fd = os.open(name, NEW, 0o600, dir_fd=parent)
         try:
-            self.fill(fd, iter(lambda: tarball.read(CHUNK), b""))
+            if member.extents is None:
+                self.fill(fd, iter(lambda: tarball.read(CHUNK), b""))
+            else:
+                _fill_sparsely(fd, tarball.pieces(member, CHUNK), member.size)
             os.fchown(fd, member.uid, member.gid)
             os.fchmod(fd, member.mode)  # after chown, which takes setuid away
             if member.xattrs:
@@ -324,6 +327,14 @@ class Unpacker:
         for key, value in member.xattrs.items():
             if kept(key, file=isinstance(target, int)):
                 set_attribute(target, key, value)
+
+
+def _fill_sparsely(fd: int, pieces: Iterator[tuple[int, bytes]], size: int) -> None:
+    for offset, found in pieces:
+        at = 0
+        while at < len(found):
+            at += os.pwrite(fd, found[at:], offset + at)
+    os.ftruncate(fd, size)
 
 
 def kept(key: str, *, file: bool) -> bool:

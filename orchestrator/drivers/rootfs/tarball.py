@@ -2,20 +2,21 @@
 its 3.11 loops for ever on some negative sizes, and believes more than a hostile archive should be believed.
 
 In: a binary stream, already decompressed. Out: `Member`s, each with its bytes to be read before the next one.
-Refused: sizes or numbers that cannot be, sparse members, headers with a wrong sum. Must not touch a file system.
+Refused: sizes or numbers that cannot be, headers with a wrong sum. Must not touch a file system.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
-BLOCK = 512
+from orchestrator.drivers.rootfs import sparse, tarwords
+from orchestrator.drivers.rootfs.tarwords import BLOCK, TarError
+
+__all__ = ["BLOCK", "Member", "MemberType", "Source", "TarError", "Tarball"]
 _MAX_EXTRA = 1024 * 1024  # bytes of one pax header or long name
-_MAX_SIZE = 1 << 50
-_SPARSE = "it holds sparse files; make it again without --sparse"
 _XATTR = "SCHILY.xattr."
 _PAX = frozenset(
     {"path", "linkpath", "size", "uid", "gid", "mtime"}
@@ -24,10 +25,6 @@ _PAX = frozenset(
 
 class Source(Protocol):
     def read(self, size: int, /) -> bytes: ...
-
-
-class TarError(ValueError):
-    """The archive is damaged, or says what no archive should say."""
 
 
 class MemberType(StrEnum):
@@ -43,6 +40,7 @@ _TYPES = {
     b"0": MemberType.FILE,
     b"\0": MemberType.FILE,
     b"7": MemberType.FILE,
+    b"S": MemberType.FILE,  # GNU's sparse files
     b"1": MemberType.LINK,
     b"2": MemberType.SYMLINK,
     b"3": MemberType.DEVICE,
@@ -54,7 +52,8 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One entry as the archive names it, unchecked; `size` bytes follow for a file."""
+    """One entry as the archive names it, unchecked; `size` bytes follow for a file. `extents`, of a sparse one: where those
+    that do follow belong, (offset, length)."""
 
     name: str
     type: MemberType
@@ -65,6 +64,7 @@ class Member:
     mtime_ns: int
     link: str = ""
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    extents: sparse.Extents | None = None
 
     @property
     def mtime(self) -> float:
@@ -80,6 +80,7 @@ class _Next:
     name: bytes | None = None
     link: bytes | None = None
     told: int = 0  # bytes of pax headers
+    sparse: sparse.SparseWords = field(default_factory=sparse.SparseWords)
 
 
 class Tarball:
@@ -105,9 +106,7 @@ class Tarball:
         shared = _Next()
         coming = _Next()
         while (header := self._header()) is not None:
-            kind, size = header[156:157], _number(header[124:136])
-            if not 0 <= size <= _MAX_SIZE:
-                raise TarError(f"a member claims a size of {size} bytes")
+            kind, size = header[156:157], tarwords.size(tarwords.number(header[124:136]))
             if kind in b"xgLK" and kind:
                 text = self._extra(size)
                 match kind:
@@ -120,19 +119,49 @@ class Tarball:
                     case _:
                         coming.link = text.rstrip(b"\0")
                 continue
+            old = sparse.old_extents(header, lambda: self._exactly(BLOCK)) if kind == b"S" else None
             member = _member(header, size, coming, {**shared.pax, **coming.pax})
-            coming = _Next()
+            words, coming = coming.sparse, _Next()
             body = size if member is None else member.size
             self._left, self._padding = body, -body % BLOCK
-            if member is not None:
+            if member is not None and old is not None:
+                yield self._sparse(member, *old)
+            elif member is not None and words.said and member.type is MemberType.FILE:
+                extents = words.extents(lambda: self._whole(BLOCK))
+                name = member.name if words.name is None else _decoded(words.name)
+                yield self._sparse(replace(member, name=name), extents, words.size())
+            elif member is not None:
                 yield member
             self._skip()
+
+    def _sparse(self, member: Member, extents: sparse.Extents, size: int) -> Member:
+        if sum(length for _, length in extents) != self._left:
+            raise TarError("a sparse member is not as long as its map says")
+        return replace(member, extents=extents, size=size)
+
+    def pieces(self, member: Member, size: int) -> Iterator[tuple[int, bytes]]:
+        """The current member's bytes, at most `size` at once, each with its offset in the file; between them are holes."""
+        for offset, length in ((0, member.size),) if member.extents is None else member.extents:
+            at, end = offset, offset + length
+            while at < end:
+                found = self.read(min(size, end - at))
+                yield at, found
+                at += len(found)
+
+    def _whole(self, size: int) -> bytes:
+        """Exactly `size` bytes of the current member."""
+        found = b""
+        while len(found) < size:
+            if not (more := self.read(size - len(found))):
+                raise TarError("a sparse member ends in its map")
+            found += more
+        return found
 
     def _header(self) -> bytes | None:
         header = self._exactly(BLOCK, end=True)
         if not header or not header.strip(b"\0"):
             return None
-        stored = _number(header[148:156])
+        stored = tarwords.number(header[148:156])
         real = sum(header) - sum(header[148:156]) + 8 * ord(" ")
         if stored != real and stored != real - 256 * sum(each > 127 for each in header[:148] + header[156:]):
             raise TarError("it is no tar archive, or damaged: a header's checksum is wrong")
@@ -165,8 +194,6 @@ class Tarball:
 
 def _member(header: bytes, size: int, coming: _Next, pax: Mapping[str, bytes]) -> Member | None:
     """None for a type that we do not know; its bytes are passed over."""
-    if header[156:157] == b"S":
-        raise TarError(_SPARSE)
     kind = _TYPES.get(header[156:157])
     if kind is None:
         return None
@@ -176,15 +203,13 @@ def _member(header: bytes, size: int, coming: _Next, pax: Mapping[str, bytes]) -
     name = pax.get("path", coming.name if coming.name is not None else name)
     if kind is MemberType.FILE and name.endswith(b"/"):
         kind = MemberType.DIRECTORY  # pre-POSIX archives
-    size = _decimal(pax, "size", size)
-    if not 0 <= size <= _MAX_SIZE:
-        raise TarError(f"a member claims a size of {size} bytes")
+    size = tarwords.size(_decimal(pax, "size", size))
     return Member(
         name=_decoded(name),
         type=kind,
-        mode=_number(header[100:108]) & 0o7777,
-        uid=_id(_decimal(pax, "uid", _number(header[108:116]))),
-        gid=_id(_decimal(pax, "gid", _number(header[116:124]))),
+        mode=tarwords.number(header[100:108]) & 0o7777,
+        uid=_id(_decimal(pax, "uid", tarwords.number(header[108:116]))),
+        gid=_id(_decimal(pax, "gid", tarwords.number(header[116:124]))),
         size=size if kind is MemberType.FILE else 0,
         mtime_ns=_time(pax, header[136:148]),
         link=_decoded(
@@ -204,24 +229,9 @@ def _decoded(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _number(raw: bytes) -> int:
-    """Octal text, or base 256 where the first byte's top bit is set (GNU)."""
-    if raw[0] & 0x80:
-        return int.from_bytes(bytes([raw[0] & 0x7F]) + raw[1:], "big") if raw[0] == 0x80 else -1
-    text = raw.replace(b"\0", b" ").strip()
-    try:
-        return int(text or b"0", 8)
-    except ValueError:
-        raise TarError("it is no tar archive, or damaged: a header's number is none") from None
-
-
 def _decimal(pax: Mapping[str, bytes], key: str, default: int) -> int:
     raw = pax.get(key)
-    if raw is None:
-        return default
-    if not raw.isdigit() or len(raw) > 20:
-        raise TarError(f"a pax header's {key} is no number")
-    return int(raw)
+    return default if raw is None else tarwords.decimal(raw, f"a pax header's {key}")
 
 
 def _id(number: int) -> int:
@@ -234,7 +244,7 @@ def _time(pax: Mapping[str, bytes], header: bytes) -> int:
     """In nanoseconds; 0 for one before 1970 or too far away."""
     text = pax.get("mtime")
     if text is None:
-        return seconds * 10**9 if 0 <= (seconds := _number(header)) < 2**33 else 0
+        return seconds * 10**9 if 0 <= (seconds := tarwords.number(header)) < 2**33 else 0
     whole, _, part = text.removeprefix(b"-").partition(b".")
     if not (whole + part).isdigit() or len(text) > 64:
         raise TarError("a pax header's mtime is no number")
@@ -247,14 +257,16 @@ def _tell(about: _Next, text: bytes) -> None:
     if about.told > _MAX_EXTRA:
         raise TarError(f"headers of {about.told} bytes")
     found = _pax(text)
-    if any(key.startswith("GNU.sparse.") for key in found):
-        raise TarError(_SPARSE)
-    about.pax |= {key: value for key, value in found.items() if key in _PAX or key.startswith(_XATTR)}
+    for key, value in found:
+        if key in _PAX or key.startswith(_XATTR):
+            about.pax[key] = value
+        elif key.startswith(sparse.KEY):
+            about.sparse.tell(key, value)
 
 
-def _pax(text: bytes) -> dict[str, bytes]:
+def _pax(text: bytes) -> list[tuple[str, bytes]]:
     """Records `LENGTH key=value\\n`, where LENGTH counts the whole record."""
-    found = {}
+    found = []
     while text.strip(b"\0"):
         digits = text.partition(b" ")[0]
         if not digits.isdigit() or len(digits) > 8:
@@ -264,6 +276,6 @@ def _pax(text: bytes) -> dict[str, bytes]:
         key, equals, value = record.partition(b"=")
         if length > len(text) or length <= len(digits) + 1 or not equals or not value.endswith(b"\n"):
             raise TarError("a pax header is damaged")
-        found[key.decode("utf-8", "replace")] = value[:-1]
+        found.append((key.decode("utf-8", "replace"), value[:-1]))
         text = text[length:]
     return found
