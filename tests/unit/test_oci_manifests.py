@@ -60,6 +60,11 @@ def test_an_index_gives_the_one_for_this_host() -> None:
     entries = [
         {"digest": B, "size": 1, "platform": {"os": "windows", "architecture": architecture()}},
         {"digest": B, "size": 1, "platform": {"os": "linux", "architecture": "s390x"}},
+        {
+            "digest": B,
+            "size": 1,
+            "platform": {"os": "linux", "architecture": architecture(), "variant": "v99"},
+        },
         {"digest": A, "size": 1, "platform": {"os": "linux", "architecture": architecture()}},
         {"digest": B, "size": 1, "platform": {"os": "unknown", "architecture": "unknown"}},
     ]
@@ -75,6 +80,7 @@ def test_an_index_gives_the_one_for_this_host() -> None:
     [
         (b"", "no JSON"),
         (b"[" * 100_000, "no JSON"),
+        (json.dumps(image()).encode("utf-16"), "no JSON"),
         (raw([]), "no JSON"),
         (raw({}), "no layers"),
         (raw({"schemaVersion": 1}), "schema 1"),
@@ -133,10 +139,15 @@ def test_stop_signals(signal: str, name: str | None) -> None:
     assert config({"StopSignal": signal}).stop_signal == name
 
 
-@pytest.mark.parametrize("user", ["4294967296", "1000:70000", "99999"])
+@pytest.mark.parametrize("user", ["4294967296", "1000:70000", "99999", "9" * 5000])
 def test_ids_that_overflow_are_refused(user: str) -> None:
     with pytest.raises(StepError, match="user"):
         config({"User": user})
+
+
+def test_texts_that_no_program_can_be_given_are_dropped() -> None:
+    found = config({"Cmd": ["\ud800"], "Env": ["A=\0"], "Labels": {"a": "\udfff", "b": "c"}})
+    assert (found.command, found.env, found.labels) == ((), {}, {"b": "c"})
 
 
 def test_what_is_for_another_machine_is_refused() -> None:

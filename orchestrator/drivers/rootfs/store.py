@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -217,7 +218,7 @@ class ContentStore:
         return path
 
     def _write(self, path: Path, data: Mapping[str, Any]) -> None:
-        new = path.with_name(f"{path.name}.{os.getpid()}.new")
+        new = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.new")
         try:
             new.write_text(json.dumps(data))
             new.rename(path)

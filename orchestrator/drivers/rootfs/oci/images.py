@@ -74,10 +74,15 @@ class OciImages:
         """What the store says the name stands for, where nobody has to be asked."""
         asked_always = wish.pull is Pull.ALWAYS and wish.name.startswith(_REGISTRY) and "@" not in wish.name
         name = self._store.document("names", wish.name)
-        if asked_always or name is None or (stamp is not None and name.get("stamp") != list(stamp)):
+        if asked_always or (stamp is not None and (name or {}).get("stamp") != list(stamp)):
             return None
-        image = self._store.document("images", str(name["digest"]))
-        return self._pin(image) if image is not None else None
+        digest = str(name["digest"]) if name else wish.name.partition("@")[2]
+        image = self._store.document("images", digest) if digest else None
+        if image is None:
+            return None
+        if name is None:  # pulled by another name, as a lock's words are
+            self._name(wish.name, digest, stamp)
+        return self._pin(image)
 
     def _pin(self, image: Mapping[str, Any]) -> Pin:
         manifest = _image(image["manifest"].encode(), image["name"])
@@ -167,16 +172,16 @@ class OciImages:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in partial.glob("layout-*"):
             remove_tree(left)
+        for blob in manifest.layers:  # what a machine that went down left may be shorter than it was
+            left = folder / blob.digest.removeprefix("sha256:")
+            if _plain(left) and left.stat().st_size != blob.size:
+                left.unlink()
         _leave_holes(folder, partial / "holes", unpacking.there())
         total = sum(each.size for each in unpacking.missing())
         reference = Reference.of(wish.name).at(digest)
 
         def done() -> int:
-            now = sum(
-                each.stat().st_size
-                for each in (*folder.iterdir(), *partial.glob("layout-*/*"))
-                if _plain(each)
-            )
+            now = sum(map(_size, (*folder.iterdir(), *partial.glob("layout-*/*"))))
             unpacking.tell("pull", now, total)
             return now
 
@@ -218,6 +223,7 @@ class _Unpacking:
     ) -> None:
         self._store, self._wish, self._document, self._watch = store, wish, document, watch
         self._layers = list(zip(layers, diff_ids, strict=True))
+        self._discard = wish.name.startswith(_REGISTRY)
         self._names: list[str] = []
         self._told = 0.0
 
@@ -254,7 +260,18 @@ class _Unpacking:
     def _unpack(self, blob: Blob, diff: str, path: Path) -> None:
         self.tell("unpack", line=f"layer {len(self._names) + 1} of {len(self._layers)}")
         below = tuple(reversed(self._names))
-        self._names.append(unpack_layer(self._store, path, blob.media_type, blob.digest, diff, below))
+        try:
+            name = unpack_layer(self._store, path, blob.media_type, blob.digest, diff, below)
+        except StepError as error:
+            if self._discard:  # what cannot be used is not to be found by the next attempt
+                path.unlink(missing_ok=True)
+            raise StepError(
+                f"{self._wish.name}: {error.message}",
+                argument=error.argument,
+                errno=error.errno,
+                hint=error.hint,
+            ) from error
+        self._names.append(name)
 
 
 def _asked(reference: Reference) -> tuple[bytes, bytes]:
@@ -300,6 +317,13 @@ def _leave_holes(folder: Path, holes: Path, blobs: Sequence[Blob]) -> None:
             with (holes / name).open("wb") as file:
                 file.truncate(blob.size)
             (folder / name).symlink_to(holes / name)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size if _plain(path) else 0
+    except FileNotFoundError:
+        return 0  # whole just now, and elsewhere
 
 
 def _plain(path: Path) -> bool:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from orchestrator.drivers.rootfs.members import Bounds
 from orchestrator.drivers.rootfs.oci.manifests import (
     Choice,
     ImageManifest,
     digest_of,
+    read_config,
     read_manifest,
     verified,
 )
@@ -76,7 +77,7 @@ def stamp(path: str, *, archive: bool) -> list[int]:
 def extract(path: str, folder: Path) -> None:
     """All of an archive into the empty folder."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             unpack(file, os.fspath(folder), sha256(file))
     except OSError as error:
         raise StepError.of(f"{path}: cannot unpack it", error) from error
@@ -91,6 +92,15 @@ def blob(folder: str | Path, inside: str) -> Path:
     if not found.startswith(f"{top}/") or not os.path.isfile(found):  # noqa: PTH113
         raise StepError(f"{folder}: {inside} is missing, or no file of it")
     return Path(found)
+
+
+def open_file(path: str) -> IO[bytes]:
+    """A regular file; a FIFO would make us wait for ever."""
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)  # noqa: SIM115 -- the caller's
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise StepError(f"{path} is not a regular file", argument=path)
+    return file
 
 
 def _folder(path: str) -> Reader:
@@ -110,15 +120,20 @@ def _members(path: str) -> Reader:
     """The small files of an archive, by name."""
     found: dict[str, bytes] = {}
     held = 0
-    with open(path, "rb", buffering=0) as file:
+    with open_file(path) as file:
         stream = Stream(file, Bounds().most(os.fstat(file.fileno()).st_size))
         try:
             tarball = Tarball(stream)
             for member in tarball:
-                if member.type is MemberType.FILE and member.size <= _SMALL and held + member.size <= _MEMORY:
-                    held += member.size
-                    name = "/".join(each for each in member.name.split("/") if each not in ("", "."))
-                    found[name] = b"".join(iter(lambda: tarball.read(1 << 20), b""))
+                if member.type is not MemberType.FILE or member.size > _SMALL:
+                    continue
+                start = tarball.read(512)
+                if start.lstrip()[:1] not in (b"{", b"["):
+                    continue  # no JSON: a small layer
+                if (held := held + member.size) > _MEMORY:
+                    raise TarError(f"its descriptions are larger than {_MEMORY} bytes")
+                name = "/".join(each for each in member.name.split("/") if each not in ("", "."))
+                found[name] = start + b"".join(iter(lambda: tarball.read(1 << 20), b""))
         finally:
             stream.close()
     return found.get
@@ -175,9 +190,9 @@ def _docker(raw: bytes, reader: Reader, path: str, tag: str) -> Local:
     except (ValueError, RecursionError):
         entries = None
     images = [each for each in entries if isinstance(each, dict)] if isinstance(entries, list) else []
-    wanted = [each for each in images if not tag or tag in (each.get("RepoTags") or ())]
+    wanted = [each for each in images if not tag or tag in _tags(each)]
     if len(wanted) != 1:
-        names = {str(name): each for each in images for name in each.get("RepoTags") or ()}
+        names = {name: each for each in images for name in _tags(each)}
         raise StepError(
             f"{path} holds {f'no image {tag}' if tag else f'{len(images)} images'}", hint=_there(names)
         )
@@ -187,13 +202,9 @@ def _docker(raw: bytes, reader: Reader, path: str, tag: str) -> Local:
         raise StepError(
             f"{path} is damaged: its {_SAVED} names no layers, or a configuration that is missing"
         )
-    diff_ids = _json(config, path).get("rootfs", {}).get("diff_ids", [])
-    if len(diff_ids) != len(layers) or not all(
-        re.fullmatch("sha256:[0-9a-f]{64}", str(each)) for each in diff_ids
-    ):
-        raise StepError(
-            f"{path} is damaged: {len(layers)} layers, and its configuration names {len(diff_ids)}"
-        )
+    _, diff_ids = read_config(config, path, len(layers))
+    if not layers:
+        raise StepError(f"{path} is damaged: its {_SAVED} names no layers")
     composed = {
         "schemaVersion": 2,
         "config": {"digest": digest_of(config), "size": len(config)},
@@ -204,6 +215,11 @@ def _docker(raw: bytes, reader: Reader, path: str, tag: str) -> Local:
     }
     manifest = json.dumps(composed, sort_keys=True).encode()
     return Local(manifest=manifest, config=config, paths=dict(zip(diff_ids, layers, strict=True)))
+
+
+def _tags(image: Mapping[str, Any]) -> tuple[str, ...]:
+    said = image.get("RepoTags")
+    return tuple(each for each in said if isinstance(each, str)) if isinstance(said, list) else ()
 
 
 def _json(raw: bytes, path: str) -> dict[str, Any]:

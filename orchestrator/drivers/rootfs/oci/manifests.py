@@ -25,6 +25,8 @@ _HIGHEST_ID = 65_535
 _MOST = 1000  # words, variables, volumes
 _LAYERS = 127  # overlays of ours
 _OURS = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm", "armv6l": "arm"}
+# What runs on every machine of that architecture, the best first; others (amd64/v3) need what not all have.
+_VARIANTS = {"arm64": ("v8", ""), "arm": ("v7", "v6", "v5", ""), "amd64": ("", "v1")}
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 
 
@@ -97,7 +99,7 @@ def read_config(raw: bytes, what: str, layers: int) -> tuple[ImageConfig, tuple[
         raise StepError(f"{what} has {layers} layers, and its configuration names {len(diff_ids)}")
     here = data.get("architecture")
     if isinstance(here, str) and here not in ("", architecture()):
-        raise StepError(f"{what} is for {here[:20]}, and this host is {architecture()}")
+        raise StepError(f"{what} is for {here[:20]!r}, and this host is {architecture()}")
     said = data.get("config")
     return _config(said if isinstance(said, dict) else {}), tuple(diff_ids)
 
@@ -109,14 +111,24 @@ def architecture() -> str:
 
 
 def _chosen(entries: Any, what: str) -> Blob:
-    found: list[tuple[str, Any]] = []
+    found: list[tuple[str, str, Any]] = []
     for each in entries if isinstance(entries, list) else ():
         about = each.get("platform") if isinstance(each, dict) else None
         about = about if isinstance(about, dict) else {}
-        found.append((f"{about.get('os', 'linux')}/{about.get('architecture', architecture())}", each))
-    ours = [each for name, each in found if name == f"linux/{architecture()}"]
+        name = f"{about.get('os', 'linux')}/{about.get('architecture', architecture())}"
+        found.append((name, str(about.get("variant") or ""), each))
+    here = f"linux/{architecture()}"
+    ours = [
+        each
+        for wanted in _VARIANTS.get(architecture(), ("",))
+        for name, variant, each in found
+        if (name, variant) == (here, wanted)
+    ]
     if not ours:
-        there = ", ".join(sorted({name for name, _ in found if "unknown" not in name}))[:200]
+        names = {f"{name}/{variant}" if variant else name for name, variant, _ in found}
+        there = ", ".join(sorted(each for each in names if "unknown" not in each and each.isprintable()))[
+            :200
+        ]
         raise StepError(
             f"{what} is not for linux/{architecture()}", hint=f"it is for {there}" if there else "it is empty"
         )
@@ -134,7 +146,9 @@ def _blob(data: Any, what: str) -> Blob:
 
 def _object(raw: bytes, what: str) -> dict[str, Any]:
     try:
-        data = json.loads(raw)
+        data = json.loads(
+            raw.decode()
+        )  # UTF-8: json alone would take UTF-16 too, which the store's documents cannot hold
     except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict):
@@ -158,7 +172,7 @@ def _config(data: Mapping[str, Any]) -> ImageConfig:
         labels={
             key: value
             for key, value in (data.get("Labels") or {}).items()
-            if isinstance(value, str) and len(value) < 4096
+            if _clean(key) and _clean(value) and len(value) < 4096
         }
         if isinstance(data.get("Labels"), dict)
         else {},
@@ -166,7 +180,10 @@ def _config(data: Mapping[str, Any]) -> ImageConfig:
 
 
 def _clean(text: Any) -> bool:
-    return isinstance(text, str) and "\0" not in text and len(text) < 1 << 17
+    """No zero byte, and no half of a surrogate pair, which could not be told to execve(2)."""
+    if not isinstance(text, str) or "\0" in text or len(text) >= 1 << 17:
+        return False
+    return not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def _words(value: Any) -> tuple[str, ...]:
@@ -176,7 +193,7 @@ def _words(value: Any) -> tuple[str, ...]:
 
 
 def _keys(value: Any) -> Sequence[str]:
-    return [each for each in value if isinstance(each, str)][:_MOST] if isinstance(value, dict) else ()
+    return [each for each in value if _clean(each)][:_MOST] if isinstance(value, dict) else ()
 
 
 def _env(value: Any) -> dict[str, str]:
@@ -191,7 +208,7 @@ def _env(value: Any) -> dict[str, str]:
 def _user(value: Any) -> str | None:
     if not isinstance(value, str) or not _USER.fullmatch(value):
         return None
-    if any(part.isdigit() and int(part) > _HIGHEST_ID for part in value.split(":")):
+    if any(part.isdigit() and (len(part) > 9 or int(part) > _HIGHEST_ID) for part in value.split(":")):
         raise StepError(
             f"it runs as user {value[:30]}; ids end at {_HIGHEST_ID}", hint="write user: in the manifest"
         )

@@ -26,7 +26,9 @@ _LARGEST = 8 << 20  # bytes of a manifest or configuration
 _LOOK = 0.1  # seconds between looks at a copy
 
 _MESSAGE = re.compile(r'level=fatal msg="((?:[^"\\]|\\.)*)"')
-_PLAIN_HTTP = "server gave HTTP response to HTTPS client"
+_PLAIN_HTTP = re.compile(
+    "server gave HTTP response to HTTPS client|first record does not look like a TLS handshake"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +100,9 @@ def copy(
                 if process.returncode == 0:
                     return
                 words = said()
-            if tls("x") or _PLAIN_HTTP not in words:
+            if tls("x") or not _PLAIN_HTTP.search(words):
                 raise _told(reference, words)
-        raise _told(reference, _PLAIN_HTTP)
+        raise _told(reference, words)
 
 
 def _asked(reference: Reference, verb: Sequence[str]) -> bytes:
@@ -115,7 +117,7 @@ def _asked(reference: Reference, verb: Sequence[str]) -> bytes:
             if process.wait() == 0:
                 return answer
             words = said()
-        if _PLAIN_HTTP not in words:
+        if not _PLAIN_HTTP.search(words):
             break
     raise _told(reference, words)
 
@@ -158,6 +160,7 @@ def _told(reference: Reference, words: str) -> StepError:
     """What skopeo complains of, in short."""
     found = _MESSAGE.findall(words)
     text = found[-1].replace('\\"', '"') if found else words.strip().rpartition("\n")[2]
+    text = "".join(each if each.isprintable() else " " for each in text)
     low, host, name = text.lower(), reference.host, reference.text
     if "no space left" in low:
         return StepError(
@@ -171,15 +174,15 @@ def _told(reference: Reference, words: str) -> StepError:
         each in low for each in ("manifest unknown", "name unknown", "repository name not known", "not found")
     ):
         return StepError(f"{name}: {host} has no such image")
+    if _PLAIN_HTTP.search(text):
+        return StepError(
+            f"{name}: {host} speaks plain http",
+            hint="only loopback may; for others say insecure = true in /etc/containers/registries.conf",
+        )
     if "x509" in low or "certificate" in low or "tls:" in low:
         return StepError(
             f"{name}: the certificate of {host} is not trusted: {text.rpartition(': ')[2]}",
             hint=f"put its CA into /etc/containers/certs.d/{host}/ca.crt",
-        )
-    if _PLAIN_HTTP.lower() in low:
-        return StepError(
-            f"{name}: {host} speaks plain http",
-            hint="only loopback may; for others say insecure = true in /etc/containers/registries.conf",
         )
     unreachable = (
         "connection refused",
