@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.app.looking import Looking, Outlook
 from orchestrator.app.world import World, boot_clock, embedded, probing, resident
 from orchestrator.errors import ConflictError, HostError, OrchestratorError
-from orchestrator.model.ids import Ref
+from orchestrator.model.ids import Kind, Ref
 from orchestrator.ports.layout import Layout
 
 if TYPE_CHECKING:
+    from orchestrator.app.roots import Roots
     from orchestrator.control.events import Event, Following
     from orchestrator.control.probes import Prober
     from orchestrator.control.reconciler import Reconciler
@@ -182,6 +183,17 @@ class App(Looking):
                 command=command,
             )
             yield reconciler, prober
+
+    @property
+    def roots(self) -> Roots:
+        """The store of roots. HostError: this world has none."""
+        from orchestrator.app.roots import Roots
+        from orchestrator.drivers.rootfs.driver import RootfsDriver
+
+        driver = self.world.drivers[Kind.ROOTFS]
+        if not isinstance(driver, RootfsDriver):
+            raise HostError("there is no store of roots here")
+        return Roots(driver)
 
     def examine(self) -> HostFacts:
         """What this host can and cannot do, as far as whoever runs this may see it."""

@@ -10,8 +10,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.control.probes import RunCommand
     from orchestrator.control.resident import Resident
     from orchestrator.control.tracking import Target
-    from orchestrator.model.desired import CommandProbe
+    from orchestrator.model.desired import CommandProbe, RootSource
     from orchestrator.ports.driver import Driver, Runtime
     from orchestrator.ports.images import Images
 
@@ -62,7 +63,7 @@ def embedded(layout: Layout) -> World:
     from orchestrator.drivers.volumes.driver import VolumeDriver
     from orchestrator.supervisor.client import Supervisor
 
-    roots, volumes = RootfsDriver(layout), VolumeDriver(layout)
+    roots, volumes = RootfsDriver(layout, partial(_revised, layout)), VolumeDriver(layout)
     supervisor = Supervisor(layout)
     network = NetworkDriver(layout, holder=supervisor, pool=os.environ.get("ORCHESTRATOR_POOL"))
     runtime = EmbeddedDriver(layout, supervisor, roots=roots, volumes=volumes, network=network)
@@ -74,6 +75,23 @@ def embedded(layout: Layout) -> World:
         ends=supervisor,
         resident=resident(layout),
     )
+
+
+def _revised(layout: Layout) -> Iterator[RootSource]:
+    """The roots that kept revisions of stacks name. Raises HostError where the history cannot be read."""
+    from orchestrator.model import codec
+    from orchestrator.model.desired import RootfsSpec
+    from orchestrator.state.blobs import kept_documents
+    from orchestrator.state.store import Store
+
+    if not layout.database.exists():
+        return
+    with Store(layout.database, clock=time.time) as store:
+        for stack in store.stacks():
+            for document in kept_documents(store, stack):
+                for ref, spec in (document or {}).get("resources", {}).items():
+                    if ref.startswith(f"{Kind.ROOTFS}/"):
+                        yield codec.decode(RootfsSpec, spec).source
 
 
 # What the agent takes over from whoever starts it: where addresses come from, and how registries are reached.

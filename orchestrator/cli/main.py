@@ -45,6 +45,7 @@ _VERBS = {
     "events": "history",
     "history": "history",
     "watch": "watching",
+    "rootfs": "roots",
     "agent": "agents",
     "doctor": "hosts",
     "graph": "manifests",

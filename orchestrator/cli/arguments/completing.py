@@ -51,6 +51,11 @@ def stacks_and_containers(ctx: click.Context, incomplete: str) -> Iterable[str]:
 
 
 @_quiet
+def roots(ctx: click.Context, incomplete: str) -> Iterable[str]:
+    return (name for each in _app(ctx).roots.entries() for name in each.names)
+
+
+@_quiet
 def things(ctx: click.Context, incomplete: str) -> Iterable[str]:
     """Containers, and everything else by its whole name."""
     app = _app(ctx)

@@ -90,15 +90,31 @@ class RootfsDriver:
             raise StepError.of(f"{target.ref}: cannot remove its content", error) from error
         self._records.remove(target)
 
-    def collect(self, without: Incarnation | None = None) -> tuple[collecting.Removed, ...]:
-        """Remove the contents that nothing but the record of `without` names. Raises OSError."""
+    def users(self) -> Mapping[str, frozenset[str]]:
+        """Content -> the stacks whose records name it."""
+        found: dict[str, set[str]] = {}
+        for stack in self._records.stacks():
+            for record in self._records.list(stack):
+                for name in record.extra.get("contents", ()):
+                    found.setdefault(name, set()).add(stack)
+        return {name: frozenset(stacks) for name, stacks in found.items()}
+
+    def collect(
+        self, without: Incarnation | None = None, *, unnamed: bool = False, dry: bool = False
+    ) -> tuple[collecting.Removed, ...]:
+        """Remove the contents that nothing but the record of `without` names; `unnamed`, `dry`: as `collecting.collect`.
+        Raises OSError."""
         with self.store.held(alone=True):
             records = [each for stack in self._records.stacks() for each in self._records.list(stack)]
             others = [each for each in records if each.target != without]
             if not all(each.readable for each in others):
                 return ()  # nobody knows what the unreadable one names
             used = {name for each in others for name in each.extra.get("contents", ())}
-            return collecting.collect(self.store, used, self._revised())
+            sources = [_source(each) for each in others]
+            try:
+                return collecting.collect(self.store, used, sources, self._revised, unnamed=unnamed, dry=dry)
+            except HostError:
+                return ()  # nobody knows what kept revisions name
 
     def root(self, target: Incarnation) -> Root:
         """Ready for use. A `host` root is made anew here when the host's libraries or alternatives have changed."""

@@ -174,6 +174,26 @@ class ContentStore:
     def drop(self, kind: str, key: str) -> None:
         (self._root / f".{kind}" / _file(key)).unlink(missing_ok=True)
 
+    def partials(self) -> tuple[tuple[str, int], ...]:
+        """(key, bytes) of what was fetched and never used."""
+        with contextlib.suppress(FileNotFoundError):
+            found = sorted((self._root / ".partial").iterdir())
+            return tuple(
+                (each.name.replace("-", ":", 1), sum(p.lstat().st_blocks * 512 for p in each.rglob("*")))
+                for each in found
+            )
+        return ()
+
+    def discard_partial(self, key: str, *, dry: bool) -> bool:
+        """Whether nobody is fetching it just now; `dry`: only say so."""
+        try:
+            with self.lock(f"pull-{key.removeprefix('sha256:')}", wait=False):
+                if not dry:
+                    remove_tree(self._root / ".partial" / key.replace(":", "-"))
+            return True
+        except BlockingIOError:
+            return False
+
     def partial(self, key: str) -> Path:
         """A folder for what was fetched and is not used yet; outlives us, so that the next attempt goes on with it."""
         return self._folder(".partial", key.replace(":", "-"))
