@@ -52,8 +52,8 @@ class OciImages:
                 f"{wish.name} is not in the store, and is never to be pulled",
                 hint=f"`orchestrator rootfs pull {wish.name}`, or write pull: missing",
             )
-        manifest, config = self._local(wish.name) if local else _asked(Reference.of(wish.name))
-        pin = self._remember(wish.name, manifest, config)
+        name = wish.name
+        pin = self._remember(name, *self._local(name)) if local else self._ask(name, Reference.of(name))
         self._name(wish.name, str(pin.digest), stamp)
         return pin
 
@@ -94,6 +94,14 @@ class OciImages:
         ]
         return Pin(digest=image["digest"], config=config, size=sum(missing))
 
+    def _ask(self, name: str, reference: Reference) -> Pin:
+        """From the registry; the configuration only where the image was not known before."""
+        manifest = _manifest(reference)
+        image = self._store.document("images", digest_of(manifest))
+        if image is not None:
+            return self._pin(image)
+        return self._remember(name, manifest, _config(reference, manifest))
+
     def _remember(self, name: str, manifest: bytes, config: bytes) -> Pin:
         """The image's document, unless there is one."""
         digest = digest_of(manifest)
@@ -121,11 +129,10 @@ class OciImages:
     def _again(self, wish: ImageWish, digest: str) -> Mapping[str, Any]:
         """The document of an image that was forgotten meanwhile."""
         if wish.name.startswith(_REGISTRY):
-            manifest, config = _asked(Reference.of(wish.name).at(digest))
+            self._ask(wish.name, Reference.of(wish.name).at(digest))
         else:
             manifest, config = self._local(wish.name)
-        verified(manifest, digest, wish.name)
-        self._remember(wish.name, manifest, config)
+            self._remember(wish.name, verified(manifest, digest, wish.name), config)
         document = self._store.document("images", digest)
         assert document is not None
         return document
@@ -274,8 +281,8 @@ class _Unpacking:
         self._names.append(name)
 
 
-def _asked(reference: Reference) -> tuple[bytes, bytes]:
-    """Manifest and configuration from the registry, for this host's platform, verified."""
+def _manifest(reference: Reference) -> bytes:
+    """From the registry, for this host's platform, verified."""
     what = reference.text
     raw = skopeo.manifest(reference)
     if reference.digest:
@@ -283,9 +290,13 @@ def _asked(reference: Reference) -> tuple[bytes, bytes]:
     found = read_manifest(raw, what)
     if isinstance(found, Choice):
         raw = verified(skopeo.manifest(reference.at(found.blob.digest)), found.blob.digest, what)
-    manifest = _image(raw, what)
-    config = skopeo.config(reference.at(digest_of(raw)))
-    return raw, verified(config, manifest.config.digest, f"the configuration of {what}")
+    return raw
+
+
+def _config(reference: Reference, manifest: bytes) -> bytes:
+    what = f"the configuration of {reference.text}"
+    config = skopeo.config(reference.at(digest_of(manifest)))
+    return verified(config, _image(manifest, what).config.digest, what)
 
 
 def _image(raw: bytes, what: str) -> ImageManifest:
