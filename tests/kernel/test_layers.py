@@ -317,6 +317,7 @@ def test_modes_owners_times_and_links_are_kept(shelf: Shelf) -> None:
 def test_an_archive_cannot_bring_a_whiteout_itself(shelf: Shelf) -> None:
     forged = [("top", {"type": tarfile.CHRTYPE, "devmajor": 0, "devminor": 0}, b"")]
     assert shelf.seen(BASE, forged) == {**REST, **D, **TOP}
+    assert shelf.store.about(layer_name(sha256(packed(*forged))))["devices"] == 1
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,8 @@ def unpack_layer(
             below = [os.fspath(store.folder(each)) for each in parents]
             unpacker = _unpacked(blob, os.fspath(folder), digest, diff_id, below)
             about: dict[str, object] = {"what": "layer", "diff_id": diff_id, "blob": digest}
+            if unpacker.done.devices:
+                about["devices"] = unpacker.done.devices  # passed over
             name = alone
             if unpacker.consulted:
                 name, about["parents"] = chain_name(diff_id, parents), list(parents)
