@@ -382,11 +382,24 @@ def lives(pid: int) -> bool:
 
 def test_three_images_at_once_share_their_layers(images: Images, odd: Faulty) -> None:
     shared = [file("big", noise(1_000_000))]
-    names = [odd.add(image(shared, BASE, [file(f"own{n}")]), f"app{n}:1") for n in range(3)]
+    several = [image(shared, BASE, [file(f"own{n}")]) for n in range(3)]
+    names = [odd.add(each, f"app{n}:1") for n, each in enumerate(several)]
     with ThreadPoolExecutor(3) as pool:
         pins = list(pool.map(images.have, names))
     assert [images.text(pin, f"own{n}") for n, pin in enumerate(pins)] == ["x"] * 3
     assert len(images.store.contents()) == 5 and images.left() == []
+    assert {odd.count(layer) for each in several for layer in each.layers} == {1}
+
+
+def test_layers_shared_crosswise_wait_for_nobody_for_ever(images: Images, odd: Faulty) -> None:
+    layers = [[file(f"f{n}", noise(200_000, n))] for n in range(6)]
+    orders = [random.Random(seed).sample(layers, 6) for seed in range(6)]
+    names = [odd.add(image(*order), f"app{n}:1") for n, order in enumerate(orders)]
+    with ThreadPoolExecutor(6) as pool:
+        assert len({pin.digest for pin in pool.map(images.have, names)}) == 6
+    assert len(images.store.contents()) == 6 and images.left() == []
+    locks = {each.name for each in images.store.folder(".locks").iterdir()}
+    assert not any(each.startswith(("blob-", "pull-")) for each in locks)
 
 
 def test_one_image_wanted_eight_times_at_once_is_fetched_once(images: Images, odd: Faulty) -> None:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.drivers.rootfs.oci.manifests import (
@@ -168,12 +168,14 @@ JSON = st.recursive(
 KEYS = ("Entrypoint", "Cmd", "Env", "User", "WorkingDir", "StopSignal", "Healthcheck", "Volumes", "Labels")
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), JSON))
 def test_any_configuration_is_read_or_refused(said: dict[str, Any]) -> None:
     with contextlib.suppress(StepError):
         config(said)
 
 
+@settings(deadline=None)
 @given(JSON | st.binary(max_size=40))
 def test_any_manifest_is_read_or_refused(data: Any) -> None:
     text = data if isinstance(data, bytes) else raw(data)

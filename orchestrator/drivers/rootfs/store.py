@@ -217,15 +217,20 @@ class ContentStore:
             os.close(fd)
 
     @contextlib.contextmanager
-    def lock(self, name: str, *, wait: bool = True) -> Iterator[None]:
-        """One holder a name, across processes; BlockingIOError where one is not to wait."""
+    def lock(self, name: str, *, wait: bool = True, passing: bool = False) -> Iterator[None]:
+        """One holder a name, across processes; BlockingIOError where one is not to wait. `passing`: the name is rarely
+        needed again, so that nothing of it stays."""
         path = self._folder(".locks") / name
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
                 if _same(path, fd):  # else it was removed meanwhile
-                    yield
+                    try:
+                        yield
+                    finally:
+                        if passing:
+                            path.unlink(missing_ok=True)
                     return
             finally:
                 os.close(fd)

@@ -6,6 +6,7 @@ before anything is fetched, so that layers on their way are not collected. Blobs
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +60,7 @@ class OciImages:
 
     def fetch(self, wish: ImageWish, pin: Pin, watch: Watch) -> Pin:
         digest = str(pin.digest)
-        with self._store.lock(f"pull-{digest.removeprefix('sha256:')}"):
+        with self._store.lock(f"pull-{digest.removeprefix('sha256:')}", passing=True):
             document = self._store.document("images", digest)
             if document is None:
                 document = self._again(wish, digest)
@@ -173,7 +174,10 @@ class OciImages:
     def _pull(
         self, wish: ImageWish, digest: str, manifest: ImageManifest, unpacking: _Unpacking, partial: Path
     ) -> None:
-        """Each layer is unpacked as soon as it and those below it have come."""
+        """Each layer is unpacked as soon as it and those below it have come.
+
+        A layer has one fetcher over all images. Who holds layers never waits for one: what somebody else fetches is left
+        out, and looked for again once our own have come."""
         blobs = partial / "blobs"
         folder = blobs / "sha256"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -183,7 +187,6 @@ class OciImages:
             left = folder / blob.digest.removeprefix("sha256:")
             if _plain(left) and left.stat().st_size != blob.size:
                 left.unlink()
-        _leave_holes(folder, partial / "holes", unpacking.there())
         total = sum(each.size for each in unpacking.missing())
         reference = Reference.of(wish.name).at(digest)
 
@@ -196,11 +199,37 @@ class OciImages:
             path = folder / blob.digest.removeprefix("sha256:")
             return path if _plain(path) else None
 
-        if any(place(each) is None for each in unpacking.missing()):
-            skopeo.copy(
-                reference, blobs, preserve=manifest.oci, done=done, ready=lambda: unpacking.advance(place)
-            )
+        unpacking.advance(place)
+        while absent := [each for each in unpacking.missing() if place(each) is None]:
+            with contextlib.ExitStack() as locks:
+                mine = {each for each in absent if self._claimed(locks, each)}
+                # One may have come by somebody else before it was ours.
+                mine.intersection_update(unpacking.missing())
+                if mine:
+                    others = [each for each in manifest.layers if each not in mine]
+                    _leave_holes(folder, partial / "holes", others)
+                    skopeo.copy(
+                        reference,
+                        blobs,
+                        preserve=manifest.oci,
+                        done=done,
+                        ready=lambda: unpacking.advance(place),
+                    )
+                    if any(place(each) is None for each in mine):
+                        break
+                    unpacking.advance(place)
+            if not mine:
+                with self._store.lock(_claim(absent[0]), passing=True):
+                    pass
+                unpacking.advance(place)
         unpacking.finish(place)
+
+    def _claimed(self, locks: contextlib.ExitStack, blob: Blob) -> bool:
+        try:
+            locks.enter_context(self._store.lock(_claim(blob), wait=False, passing=True))
+        except BlockingIOError:
+            return False
+        return True
 
     def _from_here(self, wish: ImageWish, digest: str, unpacking: _Unpacking, partial: Path) -> None:
         path, tag, archive = _place(wish.name)
@@ -234,13 +263,10 @@ class _Unpacking:
         self._names: list[str] = []
         self._told = 0.0
 
-    def there(self) -> tuple[Blob, ...]:
-        """The blobs of layers that the store has already."""
-        return tuple(blob for blob, diff in self._layers if self._store.has(layer_name(diff)))
-
     def missing(self) -> tuple[Blob, ...]:
-        there = self.there()
-        return tuple(dict.fromkeys(blob for blob, _ in self._layers if blob not in there))
+        """The blobs of layers that the store has not, and whose turn has not come."""
+        left = self._layers[len(self._names) :]
+        return tuple(dict.fromkeys(blob for blob, diff in left if not self._store.has(layer_name(diff))))
 
     def advance(self, place: Callable[[Blob], Path | None]) -> None:
         """Unpack the layers whose turn it is and whose blobs have come."""
@@ -328,6 +354,11 @@ def _leave_holes(folder: Path, holes: Path, blobs: Sequence[Blob]) -> None:
             with (holes / name).open("wb") as file:
                 file.truncate(blob.size)
             (folder / name).symlink_to(holes / name)
+
+
+def _claim(blob: Blob) -> str:
+    """The name of the lock of whoever fetches it."""
+    return f"blob-{blob.digest.removeprefix('sha256:')}"
 
 
 def _size(path: Path) -> int:
