@@ -26,6 +26,7 @@ from orchestrator.ports.layout import Layout
 
 if TYPE_CHECKING:
     from orchestrator.app.roots import Roots
+    from orchestrator.app.volumes import Volumes
     from orchestrator.control.events import Event, Following
     from orchestrator.control.probes import Prober
     from orchestrator.control.reconciler import Reconciler
@@ -194,6 +195,13 @@ class App(Looking):
         if not isinstance(driver, RootfsDriver):
             raise HostError("there is no store of roots here")
         return Roots(driver)
+
+    @property
+    def volumes_here(self) -> Volumes:
+        """Those of which there is data."""
+        from orchestrator.app.volumes import Volumes
+
+        return Volumes(self)
 
     def examine(self) -> HostFacts:
         """What this host can and cannot do, as far as whoever runs this may see it."""

@@ -46,6 +46,7 @@ _VERBS = {
     "history": "history",
     "watch": "watching",
     "rootfs": "roots",
+    "volume": "volumes",
     "agent": "agents",
     "doctor": "hosts",
     "graph": "manifests",

@@ -56,6 +56,11 @@ def roots(ctx: click.Context, incomplete: str) -> Iterable[str]:
 
 
 @_quiet
+def volumes(ctx: click.Context, incomplete: str) -> Iterable[str]:
+    return (each.ref for each in _app(ctx).volumes_here.all())
+
+
+@_quiet
 def things(ctx: click.Context, incomplete: str) -> Iterable[str]:
     """Containers, and everything else by its whole name."""
     app = _app(ctx)
