@@ -245,8 +245,10 @@ def test_random_bytes_are_a_layer_or_an_error(
                 raw[at + 148 : at + 156] = b"%06o\0 " % sum(raw[at : at + 512])
     shutil.rmtree(tmp_path / "instance", ignore_errors=True)
     shelf = Shelf(tmp_path)
+    before = sorted(os.listdir("/proc/self/fd"))
     with contextlib.suppress(StepError):
         shelf.unpack(bytes(raw), blob=bytes(raw))
+    assert sorted(os.listdir("/proc/self/fd")) == before
     assert shelf.left() == []
     for each in tmp_path.glob("*"):
         assert each.name == "instance" or each.stat().st_size == len(raw)

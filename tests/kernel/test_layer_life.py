@@ -38,7 +38,7 @@ def test_a_container_over_127_layers(lab: Lab, tmp_path: Path) -> None:
     names = shelf.stack(bottom, *layers)
     assert len(set(names)) == LAYERS
     digest = sha256(b"manifest")
-    lab.roots.store.put("images", digest, {"digest": digest, "layers": list(names)})
+    lab.roots.store.put("images", digest, {"digest": digest, "name": "deep", "layers": list(names)})
     base = lab.rootfs("deep", ImageRoot(digest=digest))
     spec = ContainerSpec(
         rootfs="deep", command=(), mounts=(BindMount(source="/usr", target="/usr", read_only=True),)

@@ -152,6 +152,11 @@ CASES: dict[str, tuple[list[Entry], dict[str, str], bool]] = {
         {**D, **TOP, "usr": "dir", "usr/lib": "dir", "usr/lib/n": "dir", "lib": "dir", "lib/m": "file new"},
         True,
     ),
+    "folder in the place of the symlink that it was named by": (
+        [symlink("a", "."), folder("a/a"), folder("a/a")],
+        {**REST, **D, **TOP, "a": "dir", "a/a": "dir"},
+        False,
+    ),
     "member below a symlink of the layer that leads below": (
         [symlink("l", "d/../d/sub"), file("l/n", b"new")],
         {**REST, **D, **TOP, "l": "-> d/../d/sub", "d/sub/n": "file new"},

@@ -62,6 +62,7 @@ class Unpacker:
         self._bounds = bounds
         self._most = most
         self._open: dict[str, int] = {}  # path -> descriptor, the latest used last
+        self._held: list[int] = []
         self._times: dict[str, tuple[int, int]] = {
             ".": (os.fstat(root).st_ino, 0)
         }  # path -> inode, nanoseconds
@@ -82,6 +83,7 @@ class Unpacker:
             return self.done
         finally:
             self.forget()
+            self._let_go()
 
     def _place(self, member: Member, names: list[str], tarball: Tarball) -> None:
         try:
@@ -142,6 +144,7 @@ class Unpacker:
     def directory(self, names: Sequence[str]) -> int:
         """O_PATH descriptor of a folder beneath the root, made with its parents where missing. Ours: not to be closed, and
         good until the next call."""
+        self._let_go()
         if not names:
             return self.root
         path = "/".join(names)
@@ -226,12 +229,19 @@ class Unpacker:
             return
         except (IsADirectoryError, PermissionError):
             remove_tree(f"/proc/self/fd/{parent}/{name}")
-        keep = next((path for path, fd in self._open.items() if fd == parent), None)
-        self.forget(keep)  # other paths may lead elsewhere now
+        self.forget(parent)  # paths, its own too, may lead elsewhere now
 
-    def forget(self, keep: str | None = None) -> None:
-        for path in [each for each in self._open if each != keep]:
-            os.close(self._open.pop(path))
+    def forget(self, held: int = -1) -> None:
+        """Close what is open, `held` with the next call of `directory`."""
+        self._held += [fd for fd in self._open.values() if fd == held]
+        for fd in self._open.values():
+            if fd != held:
+                os.close(fd)
+        self._open.clear()
+
+    def _let_go(self) -> None:
+        while self._held:
+            os.close(self._held.pop())
 
     def remember(self, parent: int, name: str, path: str, mtime_ns: int) -> None:
         """The time of a folder: it is set at the end, for what is made in it changes it."""
