@@ -198,10 +198,14 @@ class App(Looking):
 
     @property
     def volumes_here(self) -> Volumes:
-        """Those of which there is data."""
+        """Those of which there is data. HostError: this world has none."""
         from orchestrator.app.volumes import Volumes
+        from orchestrator.drivers.volumes.driver import VolumeDriver
 
-        return Volumes(self)
+        driver = self.world.drivers[Kind.VOLUME]
+        if not isinstance(driver, VolumeDriver):
+            raise HostError("there are no volumes here")
+        return Volumes(self, driver)
 
     def examine(self) -> HostFacts:
         """What this host can and cannot do, as far as whoever runs this may see it."""

@@ -1,25 +1,36 @@
 """Volumes as people ask for them: what there is, whose, how large, who has it mounted; out of here and back.
 
-In: STACK/NAME. Out: `Volume` values. Loaded by the `volume` verbs alone.
+In: STACK/NAME. Out: `Volume` values. Loaded by the `volume` verbs alone. Data goes, or is exchanged, under the locks of the
+stacks that could use it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from orchestrator.app.looking import Looking
+from orchestrator.drivers.records import private_folders
 from orchestrator.drivers.trees import remove_tree
-from orchestrator.drivers.volumes import archives
+from orchestrator.drivers.volumes import seeding
+from orchestrator.drivers.volumes.driver import VolumeDriver
 from orchestrator.errors import ConflictError, StepError, UsageError
 from orchestrator.model import codec
 from orchestrator.model.desired import ContainerSpec, VolumeMount, VolumeSpec
-from orchestrator.model.ids import Incarnation, Kind
+from orchestrator.model.ids import Incarnation, Kind, Ref
 from orchestrator.model.observed import Phase
+from orchestrator.state.locks import StackLock
+from orchestrator.transfer import volumes as transfer
+
+_PATIENCE = 10.0  # seconds for others who are at work on a stack
+_RESTORING = ".restoring"
+_REF = re.compile(r"[a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9.-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +55,18 @@ class Volume:
 class Volumes:
     """Those of one instance."""
 
-    def __init__(self, app: Looking) -> None:
-        self._app = app
+    def __init__(self, app: Looking, driver: VolumeDriver) -> None:
+        self._app, self._driver = app, driver
         self._top = app.layout.volume("x", "y").parent.parent
 
     def all(self) -> tuple[Volume, ...]:
         """All of which there is data, by stack and name."""
         users = self._users()
         wished = set(self._wished())
+        folders = [
+            self._top / stack / name for stack in _names(self._top) for name in _names(self._top / stack)
+        ]
+        sizes = _sizes(folders)
         found = []
         for stack in _names(self._top):
             for name in _names(self._top / stack):
@@ -65,7 +80,7 @@ class Volumes:
                         wished=key in wished,
                         users=tuple(sorted(mine)),
                         running=tuple(sorted(each for each, runs in mine.items() if runs)),
-                        bytes=_size(folder),
+                        bytes=sizes.get(folder, 0),
                         changed=(folder / "data").stat().st_mtime if (folder / "data").exists() else 0.0,
                     )
                 )
@@ -84,43 +99,75 @@ class Volumes:
 
     def prunable(self) -> tuple[Volume, ...]:
         """Those that no stack wishes any more and no container mounts."""
-        return tuple(each for each in self.all() if not each.wished and not each.users)
+        return tuple(each for each in self.all() if _kept(each))
 
-    def remove(self, volume: Volume) -> None:
-        """Its data, and what is recorded of it. StepError where a container mounts it by now."""
-        if self.one(volume.ref).users:
-            raise StepError(f"{volume.ref}: a container mounts it")
-        driver = self._app.world.drivers[Kind.VOLUME]
-        for each in driver.observe(volume.stack):
-            if each.ref.name == volume.name:
-                driver.delete(Incarnation(volume.stack, each.ref, each.id))
+    def remove(self, volume: Volume) -> bool:
+        """Its data, and what is recorded of it; False: somebody wants it by now. StepError where another stack has it."""
+        with self._locked({volume.stack}):
+            if not any(each.ref == volume.ref and _kept(each) for each in self.all()):
+                return False
+            for each in self._driver.observe(volume.stack):
+                if each.ref.name == volume.name:
+                    self._driver.delete(Incarnation(volume.stack, each.ref, each.id))
+            self._driver.discard(volume.stack, Ref(Kind.VOLUME, volume.name))
+            return True
+
+    def backup(self, volume: Volume, out: IO[bytes]) -> bool:
+        """Its data as a tar stream; False: some of it changed meanwhile."""
+        return transfer.write(str(volume.folder), out)
+
+    def restore(self, name: str, source: IO[bytes], *, over: bool) -> int:
+        """What the stream holds becomes the data of `STACK/NAME`, which is made where it is not there; `over`: also where
+        it holds something. How many devices were passed over. ConflictError: a container runs on it."""
+        folder = self._folder(name)
+        ref = f"{folder.parent.name}/{folder.name}"
+        self._refuse(ref, folder, over=over)
         try:
-            remove_tree(volume.folder.parent)
-            with contextlib.suppress(FileNotFoundError):  # the driver removed the last one
-                if not _names(volume.folder.parent.parent):
-                    volume.folder.parent.parent.rmdir()
+            private_folders(self._app.layout.state, str(folder))
+            # Not the folder's own lock: a pass that holds the stack waits for that when it fills a new volume.
+            (folder / _RESTORING).mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            raise StepError.of(f"{volume.ref}: cannot remove it", error) from error
+            raise StepError.of(f"{ref}: cannot make its folder", error) from error
+        with seeding.alone(folder / _RESTORING):
+            done = transfer.read(folder, source)
+            try:
+                stacks = {each.partition(":")[0] for each in self._users().get(ref, {}) if ":" in each}
+                with self._locked({folder.parent.name, *stacks}):
+                    self._refuse(ref, folder, over=over)
+                    (folder / seeding.DATA).mkdir(mode=0o755, exist_ok=True)
+                    (folder / seeding.SEEDED).touch(mode=0o600)
+                    transfer.swap(folder, seeding.DATA)
+            except BaseException:
+                remove_tree(folder / transfer.BESIDE)
+                raise
+        return done.devices
 
-    def backup(self, volume: Volume, out: IO[bytes]) -> None:
-        archives.write(volume.folder.parent, out)
+    def _folder(self, name: str) -> Path:
+        ref = name if "/" in name else self.one(name).ref
+        if not _REF.fullmatch(ref):
+            raise UsageError(f"{name!r} is not STACK/NAME", hint="see `orchestrator volume ls`")
+        stack, _, own = ref.partition("/")
+        return self._app.layout.volume(stack, own)
 
-    def restore(self, volume: Volume, source: IO[bytes], *, replace: bool) -> None:
-        """ConflictError: a container runs on it. UsageError: it holds something, and is not to be replaced."""
-        if volume.running:
+    def _refuse(self, ref: str, folder: Path, *, over: bool) -> None:
+        running = [user for user, runs in sorted(self._users().get(ref, {}).items()) if runs]
+        if running:
             raise ConflictError(
-                f"{volume.ref} is mounted by {', '.join(volume.running)}",
-                hint=f"`orchestrator stop {volume.running[0].split('/')[1]}` first, and start it afterwards",
+                f"{ref} is mounted by {', '.join(running)}",
+                hint=f"`orchestrator stop {running[0].split('/')[1]}` first, and start it afterwards",
             )
-        archives.recover(volume.folder.parent)
-        if not replace and any(volume.folder.iterdir()):
-            raise UsageError(
-                f"{volume.ref} holds data", hint="--replace removes it once the new data is here"
-            )
-        try:
-            archives.read(volume.folder.parent, source)
-        except OSError as error:
-            raise StepError.of(f"{volume.ref}: cannot restore it", error) from error
+        data = folder / seeding.DATA
+        if not over and data.is_dir() and any(data.iterdir()):
+            raise UsageError(f"{ref} holds data", hint="--replace removes it once the new data is here")
+
+    @contextlib.contextmanager
+    def _locked(self, stacks: Iterable[str]) -> Iterator[None]:
+        """No pass over these stacks meanwhile: nothing starts."""
+        with contextlib.ExitStack() as held:
+            for stack in sorted(stacks):
+                lock = StackLock(self._app.layout.lock(stack), stack=stack, command="volume")
+                held.enter_context(lock.acquire(wait=True, timeout=_PATIENCE))
+            yield
 
     def _wished(self) -> Iterator[tuple[str, str]]:
         for stack in self._app.stacks():
@@ -152,16 +199,19 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _size(folder: Path) -> int:
-    """Bytes on disk; what goes away meanwhile counts nothing."""
-    total, seen = 0, set()
-    for top, folders, files in os.walk(folder):
-        for each in (*folders, *files):
-            try:
-                about = os.lstat(f"{top}/{each}")
-            except OSError:
-                continue
-            if (about.st_dev, about.st_ino) not in seen:
-                seen.add((about.st_dev, about.st_ino))
-                total += about.st_blocks * 512
-    return total
+def _kept(each: Volume) -> bool:
+    return not each.wished and not each.users
+
+
+def _sizes(folders: list[Path]) -> Mapping[Path, int]:
+    """Bytes on disk, as far as du(1) could read them: it knows of holes, hard links and trees of any depth."""
+    if not folders:
+        return {}
+    done = subprocess.run(
+        ["du", "--summarize", "--block-size=1", "--one-file-system", "--null", "--", *map(str, folders)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    rows = (os.fsdecode(each).partition("\t") for each in done.stdout.split(b"\0") if each)
+    return {Path(path): int(size) for size, _, path in rows}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import IO
 
 import click
 
@@ -72,10 +71,12 @@ def inspect(session: Session, *, ref: str, form: str) -> ExitCode:
 
 @volume.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask. Only a terminal is asked.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def prune(session: Session, *, dry_run: bool, yes: bool) -> ExitCode:
     """Remove the volumes that no stack wishes any more and no container mounts, with their data.
+
+    It cannot be undone. Where there is no terminal to ask, nothing is removed without --yes.
 
     \b
     Example:
@@ -85,57 +86,50 @@ def prune(session: Session, *, dry_run: bool, yes: bool) -> ExitCode:
 
     volumes = session.app.volumes_here
     found = volumes.prunable()
-    view.pruned(session.terminal, found, dry=dry_run or (sys.stdin.isatty() and not yes))
-    if dry_run or not found:
-        return ExitCode.SETTLED
-    if sys.stdin.isatty() and not yes:
-        if not click.confirm("remove these and their data?", default=False, err=True):
-            return ExitCode.INTERRUPTED
-        view.pruned(session.terminal, found, dry=False)
-    for each in found:
-        volumes.remove(each)
+    ask = not yes and not dry_run and bool(found)
+    if ask and not sys.stdin.isatty():
+        raise UsageError("nobody can be asked whether data may go", hint="add --yes, or look with --dry-run")
+    if dry_run or ask or not found:
+        view.pruned(session.terminal, found, dry=dry_run or ask)
+    if ask and not click.confirm("remove these and their data?", default=False, err=True):
+        return ExitCode.INTERRUPTED
+    if found and not dry_run:
+        view.pruned(session.terminal, [each for each in found if volumes.remove(each)], dry=False)
     return ExitCode.SETTLED
 
 
 @volume.command()
 @click.argument("ref", shell_complete=completing.volumes)
 @click.option(
-    "-o", "--output", "file", type=click.File("wb"), default="-", help="A file instead of standard output."
+    "-o", "--output", "path", metavar="FILE", default="-", help="A file instead of standard output."
 )
+@click.option("--live", is_flag=True, help="Do not warn of containers that may be writing to it.")
 @click.pass_obj
-def backup(session: Session, *, ref: str, file: IO[bytes]) -> ExitCode:
+def backup(session: Session, *, ref: str, path: str, live: bool) -> ExitCode:
     """Write the data of a volume as a tar stream.
 
-    Files that change meanwhile may be torn: stop the containers first, or use the server's own tool for a dump.
+    Files that change meanwhile may be torn: stop the containers first, or use the server's own tool for a dump. FILE
+    appears once it is whole.
 
     \b
     Example:
       orchestrator volume backup shop/orders -o orders.tar
       orchestrator volume backup shop/orders | zstd > orders.tar.zst
     """
-    if file.isatty():
-        raise UsageError(
-            "a tar stream is nothing for a terminal", hint="give -o FILE, or send it into a pipe"
-        )
-    volumes = session.app.volumes_here
-    found = volumes.one(ref)
-    if found.running:
-        head = session.terminal.paint("warning", "warn", err=True)
-        session.terminal.complain(f"{head}: {', '.join(found.running)} may be writing to {found.ref}")
-    sys.stdout.flush()
-    volumes.backup(found, file)
-    return ExitCode.SETTLED
+    from orchestrator.cli.commands import volumes as command
+
+    return command.backup(session, ref, path, live=live)
 
 
 @volume.command()
 @click.argument("ref", shell_complete=completing.volumes)
-@click.argument("file", type=click.File("rb"), default="-")
+@click.argument("path", metavar="[FILE]", default="-", shell_complete=completing.files)
 @click.option("--replace", is_flag=True, help="Replace the data that is there.")
 @click.pass_obj
-def restore(session: Session, *, ref: str, file: IO[bytes], replace: bool) -> ExitCode:
-    """Read the data of a volume from a tar stream. No container may run on it.
+def restore(session: Session, *, ref: str, path: str, replace: bool) -> ExitCode:
+    """Read the data of a volume from a tar stream, compressed or not. No container may run on it.
 
-    The old data stays until the new is there as a whole.
+    The old data stays until the new is there as a whole. A volume that is not there yet is made.
 
     \b
     Example:
@@ -143,10 +137,6 @@ def restore(session: Session, *, ref: str, file: IO[bytes], replace: bool) -> Ex
       orchestrator volume restore shop/orders orders.tar --replace
       orchestrator start db
     """
-    if file.isatty():
-        raise UsageError("a tar stream does not come from a terminal", hint="give a FILE, or a pipe")
-    volumes = session.app.volumes_here
-    found = volumes.one(ref)
-    volumes.restore(found, file, replace=replace)
-    session.terminal.say(f"{found.ref} is restored")
-    return ExitCode.SETTLED
+    from orchestrator.cli.commands import volumes as command
+
+    return command.restore(session, ref, path, replace=replace)

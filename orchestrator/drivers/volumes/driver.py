@@ -18,7 +18,7 @@ from orchestrator.drivers.trees import remove_tree
 from orchestrator.drivers.volumes import seeding
 from orchestrator.errors import StepError
 from orchestrator.model.desired import Spec, Stack
-from orchestrator.model.ids import Incarnation, Kind
+from orchestrator.model.ids import Incarnation, Kind, Ref
 from orchestrator.model.observed import Observation, Phase
 from orchestrator.ports.driver import Bound, Problem
 from orchestrator.ports.layout import Layout
@@ -61,15 +61,19 @@ class VolumeDriver:
         record = self._records.read(target)
         # An unreadable record does not tell the name, and data is never removed on a guess.
         if record is not None and record.readable and not self._shared(record.target):
-            self._refuse_others(record.target)
-            folder = self._layout.volume(target.stack, record.target.ref.name)
-            try:
-                remove_tree(folder)
-            except OSError as error:
-                raise StepError.of(f"{target.ref}: cannot remove its data", error) from error
-            with contextlib.suppress(OSError):
-                folder.parent.rmdir()
+            self.discard(target.stack, record.target.ref)
         self._records.remove(target)
+
+    def discard(self, stack: str, ref: Ref) -> None:
+        """Remove the data, recorded or not, unless another stack uses it."""
+        self._refuse_others(stack, ref)
+        folder = self._layout.volume(stack, ref.name)
+        try:
+            remove_tree(folder)
+        except OSError as error:
+            raise StepError.of(f"{ref}: cannot remove its data", error) from error
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()
 
     def path(self, target: Incarnation) -> str:
         owner, _, name = target.ref.name.rpartition("/")
@@ -87,12 +91,12 @@ class VolumeDriver:
     def _phase(self, record: Record) -> Phase:
         return Phase.RUNNING if os.path.isdir(self.path(record.target)) else Phase.CREATED  # noqa: PTH112
 
-    def _refuse_others(self, target: Incarnation) -> None:
+    def _refuse_others(self, stack: str, ref: Ref) -> None:
         """The last look before data goes: another stack may have come to it since the plan was made."""
-        name = f"{target.stack}/{target.ref.name}"
-        for stack in sorted(self._records.stacks()):
-            if any(each.target.ref.name == name for each in self._records.list(stack)):
-                raise StepError(f"{target.ref}: stack {stack} uses it", errno=errno.EBUSY)
+        name = f"{stack}/{ref.name}"
+        for other in sorted(self._records.stacks()):
+            if any(each.target.ref.name == name for each in self._records.list(other)):
+                raise StepError(f"{ref}: stack {other} uses it", errno=errno.EBUSY)
 
     def _shared(self, target: Incarnation) -> bool:
         return target.ref.owner is not None or any(

@@ -34,7 +34,7 @@ def seeded(volume: Path) -> bool:
 
 def seed(volume: Path, lowers: Sequence[str], target: str) -> None:
     """Fill `volume`/data from `target` beneath the root, unless it was used before. Raises OSError."""
-    with _alone(volume):
+    with alone(volume):
         if seeded(volume):
             return
         with os.scandir(volume / DATA) as entries:
@@ -45,7 +45,7 @@ def seed(volume: Path, lowers: Sequence[str], target: str) -> None:
 
 
 @contextmanager
-def _alone(volume: Path) -> Iterator[None]:
+def alone(volume: Path) -> Iterator[None]:
     """Replicas start side by side."""
     fd = os.open(volume, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

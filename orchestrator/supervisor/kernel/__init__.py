@@ -23,6 +23,7 @@ _NUMBERS = {
     "pivot_root": (155, 41),
     "prctl": (157, 167),
     "capset": (126, 91),
+    "renameat2": (316, 276),
     "seccomp": (317, 277),
     "pidfd_send_signal": (424, 424),
     "open_tree": (428, 428),

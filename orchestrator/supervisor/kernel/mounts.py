@@ -33,6 +33,7 @@ _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 0x1, 0x80000
 _MOVE_FROM_FD, _MOVE_TO_FD = 0x4, 0x40  # MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH
 _SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6  # fsconfig(2)
 _ATIME = 0x70
+_EXCHANGE = 0x2
 _TRIES = 16  # of one openat2
 _HOW = struct.Struct("=QQQ")
 _ATTR = struct.Struct("=QQQQ")
@@ -170,6 +171,11 @@ def _walk(root: int, path: str, flags: int, symlinks: bool) -> int:
     finally:
         for each, _ in chain:
             os.close(each)
+
+
+def exchange(parent: int, first: str, second: str) -> None:
+    """renameat2(2) with RENAME_EXCHANGE: two names in one folder trade what they name, both or neither."""
+    call("renameat2", parent, os.fsencode(first), parent, os.fsencode(second), _EXCHANGE, about=first)
 
 
 def is_procfs(fd: int) -> bool:
