@@ -137,10 +137,17 @@ class Volumes:
                     (folder / seeding.DATA).mkdir(mode=0o755, exist_ok=True)
                     (folder / seeding.SEEDED).touch(mode=0o600)
                     transfer.swap(folder, seeding.DATA)
+                    self._limit(folder)
             except BaseException:
                 remove_tree(folder / transfer.BESIDE)
                 raise
         return done.devices
+
+    def _limit(self, folder: Path) -> None:
+        """The data is another folder now: its limit has to be set anew."""
+        for each in self._driver.observe(folder.parent.name):
+            if each.ref.name == folder.name:
+                self._driver.start(Incarnation(folder.parent.name, each.ref, each.id))
 
     def _folder(self, name: str) -> Path:
         ref = name if "/" in name else self.one(name).ref

@@ -27,6 +27,18 @@ def _alone(key: str, *others: str) -> dict[str, Any]:
     return {"not": {"anyOf": [{"required": [key, each]} for each in others]}}
 
 
+def _together(*sets: set[str]) -> dict[str, Any]:
+    """Only keys of one of the sets stand beside each other."""
+    everything = set().union(*sets)
+    excluded = [
+        {"required": [key, other]}
+        for key in sorted(everything)
+        for other in sorted(everything)
+        if key < other and not any({key, other} <= each for each in sets)
+    ]
+    return {"patternProperties": {"^x-": {}}, "not": {"anyOf": excluded}}
+
+
 class Io(Part):
     """Limits of reading and writing on one block device."""
 
@@ -105,14 +117,30 @@ class Network(Part):
 
 
 class Volume(Part):
-    """A folder that outlives its containers; kept when the stack is deleted."""
+    """Data that outlives its containers; kept when the stack is deleted. A folder of ours, unless it says otherwise."""
 
     kind = "volume"
     forms = ({"type": "null"},)
+    model_config = ConfigDict(
+        json_schema_extra=_together({"size", "per"}, {"tmpfs", "per"}, {"bind"}, {"external"})
+    )
     external: f.External | None = Field(
         None,
         description="Another stack's volume, as STACK/VOLUME; what mounts it waits until it is there.",
         examples=["infra/data"],
+    )
+    tmpfs: f.TmpfsSize | None = Field(
+        None,
+        description="Memory of this size that its containers share; gone with the host's next start.",
+        examples=["64MiB"],
+    )
+    bind: f.HostPath | None = Field(
+        None, description="A folder of the host, relative to this file; its data is never removed."
+    )
+    size: f.Size | None = Field(
+        None,
+        description="Most bytes of it, where the file system has project quotas (ext4, xfs).",
+        examples=["10GiB"],
     )
     per: f.Per = Field(
         "stack",
@@ -121,13 +149,14 @@ class Volume(Part):
 
     @model_validator(mode="after")
     def _own(self) -> Volume:
-        if self.external is not None and self.model_fields_set != {"external"}:
-            others = sorted(self.model_fields_set - {"external"})
-            raise refuse(
-                Code.COMBINATION,
-                f"takes no {others[0]} beside external",
-                "its own stack says what it is like",
-            )
+        for key, hint in (
+            ("external", "its own stack says what it is like"),
+            ("bind", "the folder is the host's, as it is"),
+            ("tmpfs", "tmpfs says its size itself"),
+        ):
+            others = sorted(self.model_fields_set - {key, *({"per"} if key == "tmpfs" else ())})
+            if key in self.model_fields_set and others:
+                raise refuse(Code.COMBINATION, f"takes no {others[0]} beside {key}", hint)
         return self
 
     @classmethod

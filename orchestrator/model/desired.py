@@ -159,7 +159,12 @@ class NetworkSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeSpec:
-    pass
+    """A folder of ours; or `tmpfs` bytes of memory, or the host's folder at `bind`. `size`: most bytes. A change of any
+    touches no data; containers that mount it see another source in their mount."""
+
+    tmpfs: int | None = _live(None)
+    bind: str | None = _live(None)
+    size: int | None = _live(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,12 +207,14 @@ class ServiceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeMount:
-    """`copy`: a volume that is new takes content, owner and mode of the folder that it is mounted over."""
+    """`copy`: a volume that is new takes content, owner and mode of the folder that it is mounted over. `source`: where its
+    data is, unless in our own folder: `tmpfs`, `bind:PATH`."""
 
     volume: str
     target: str
     read_only: bool = False
     copy: bool = True
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

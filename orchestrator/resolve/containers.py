@@ -17,7 +17,7 @@ from orchestrator.resolve.limits import Level, check_within, limits_of, with_def
 from orchestrator.resolve.report import Path, Report, near
 from orchestrator.resolve.roots import Pins, config_of, name_of, spec_of
 from orchestrator.resolve.units import Unit
-from orchestrator.resolve.volumes import asked_for
+from orchestrator.resolve.volumes import asked_for, source_of
 
 HOST = "host"
 _FORBIDDEN = ("/proc", "/sys", "/dev")
@@ -197,7 +197,11 @@ def _mount(written: mounts.Mount, path: tuple[str, ...], number: int, around: Su
             )
         volume = around.volumes.get(written.volume, written.volume)
         return d.VolumeMount(
-            volume=volume, target=written.target, read_only=written.read_only, copy=written.copy_
+            volume=volume,
+            target=written.target,
+            read_only=written.read_only,
+            copy=written.copy_,
+            source=source_of(around.manifest, written.volume),
         )
     if written.bind is not None:
         source = absolute(around.manifest, written.bind, *path)

@@ -96,11 +96,13 @@ class _Resolving:
             self._add(ref, network_spec, (), self._fields("networks", network))
         for volume, volume_name in self._volumes.items():
             if volumes.INSTANCE not in volume_name:
-                self._add(Ref(Kind.VOLUME, volume_name), VolumeSpec(), (), self._fields("volumes", volume))
-        for unit, name, spec, _ in containers:
-            for volume_name, written in volumes.own_of(spec, unit.instances).items():
+                shared = volumes.spec_of(self._manifest, volume)
+                self._add(Ref(Kind.VOLUME, volume_name), shared, (), self._fields("volumes", volume))
+        for unit, name, container, _ in containers:
+            for volume_name, written in volumes.own_of(container, unit.instances).items():
                 place = self._fields("volumes", written) if written else self._fields(*unit.path_of(name))[:1]
-                self._add(Ref(Kind.VOLUME, volume_name), VolumeSpec(), (), place)
+                own = volumes.spec_of(self._manifest, written) if written else VolumeSpec()
+                self._add(Ref(Kind.VOLUME, volume_name), own, (), place)
         for unit in units.values():
             self._groups(unit)
         for name, service_spec in services_of(units, self._networks, report).items():

@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from orchestrator.manifest.load import Manifest, absolute
 from orchestrator.manifest.pieces import Volume
-from orchestrator.model.desired import ContainerSpec, Mount, VolumeMount
+from orchestrator.model.desired import ContainerSpec, Mount, VolumeMount, VolumeSpec
 
 INSTANCE = "{instance}"
 _NEVER = ("/proc", "/sys", "/dev")
@@ -23,6 +24,21 @@ def names_of(declared: Mapping[str, Volume], shared: Mapping[str, str]) -> dict[
         name: f"{name}.{INSTANCE}" if declared[name].per == "instance" else ref
         for name, ref in shared.items()
     }
+
+
+def spec_of(manifest: Manifest, name: str) -> VolumeSpec:
+    """As declared; relative paths by the file that writes them."""
+    written = manifest.content.volumes[name]
+    bind = absolute(manifest, written.bind, "volumes", name) if written.bind is not None else None
+    return VolumeSpec(tmpfs=written.tmpfs, bind=bind, size=written.size)
+
+
+def source_of(manifest: Manifest, name: str) -> str:
+    """For `VolumeMount.source`."""
+    if name not in manifest.content.volumes:
+        return ""
+    spec = spec_of(manifest, name)
+    return "tmpfs" if spec.tmpfs is not None else f"bind:{spec.bind}" if spec.bind is not None else ""
 
 
 def asked_for(volumes: Iterable[str], container: str, mounts: Iterable[Mount]) -> tuple[VolumeMount, ...]:

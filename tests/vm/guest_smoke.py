@@ -47,13 +47,14 @@ rootfs: {base: host}
 networks: {front: {}, other: {}}
 configs: {program: {file: ./web.py}}
 secrets: {token: {file: ./token}}
+volumes: {small: {size: 4MiB}}
 containers:
   ticker:
     rootfs: base
     networks: [front]
     command: [/bin/sh, -c, "n=0; while :; do n=$$((n+1)); echo tick $$n; sleep 0.5; done"]
     limits: {cpus: 0.5, memory: MEMORY, pids: 64, cpuset: "0", io: {device: /dev/vda, read: 1MiB/s}}
-    mounts: [{secret: token, target: /run/secrets/token, mode: "0400"}]
+    mounts: [{secret: token, target: /run/secrets/token, mode: "0400"}, {volume: small, target: /small}]
     stop: {signal: KILL}
   lonely:
     rootfs: base
@@ -335,6 +336,15 @@ def secret_is_in_memory_alone(kept: Kept) -> str:
     return "mode 0400 on tmpfs, nowhere below the root"
 
 
+def volume_is_kept_to_its_size(kept: Kept) -> str:
+    """ext4 counts by project here, as on any Debian whose disk is mounted so."""
+    done = cli("exec", "ticker", "--", "/bin/dd", "if=/dev/zero", "of=/small/x", "bs=1M", "count=8")
+    written = os.stat(ROOT / "state/volumes/smoke/small/data/x").st_size
+    assert done.returncode != 0 and "quota" in done.stderr.lower(), done.stderr
+    assert 3 << 20 <= written <= 4 << 20, written
+    return done.stderr.strip().splitlines()[0]
+
+
 def containers_talk_by_name(kept: Kept) -> str:
     done = fetch("ticker", "http://web/", "http://web-2/")
     assert re.fullmatch("web-[12]web-2", done.stdout), f"{done.stdout!r} {done.returncode}: {done.stderr}"
@@ -477,6 +487,7 @@ CHECKS: tuple[Callable[[Kept], str], ...] = (
     limits_are_in_the_kernel,
     container_is_isolated,
     secret_is_in_memory_alone,
+    volume_is_kept_to_its_size,
     containers_talk_by_name,
     networks_are_apart,
     published_port_is_balanced,

@@ -33,7 +33,7 @@ $B mount -t cgroup2 cgroup2 /new/sys/fs/cgroup
 $B ip link set lo up
 $B hostname machine
 # The state disk: real block I/O, so that io limits have a device to name.
-$B mkdir -p /new/mnt/state && $B mount -t ext4 -o noatime /new/dev/vda /new/mnt/state
+$B mkdir -p /new/mnt/state && $B mount -t ext4 -o noatime,prjquota /new/dev/vda /new/mnt/state
 
 # Folders of the host that lie where the guest has its own: TAG PATH.
 while read -r tag path; do

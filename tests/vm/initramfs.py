@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 MODULES = (
-    *("virtio_pci", "virtiofs", "virtio_blk", "ext4", "overlay"),
+    *("virtio_pci", "virtiofs", "virtio_blk", "quota_v2", "ext4", "overlay"),
     *("veth", "bridge"),
     *("nf_tables", "nft_ct", "nft_nat", "nft_masq", "nft_redir", "nft_chain_nat", "nft_numgen", "nft_hash"),
     *("nft_reject", "nft_reject_ipv4", "nft_reject_inet", "nft_fib", "nft_fib_ipv4", "nft_limit", "nft_log"),

@@ -27,7 +27,7 @@ COVERED = ("/tmp", "/run", "/root", "/mnt")
 """Folders of the host that the guest covers with its own; what lies there is shared by a tag of its own."""
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 STATE_DISK = "/mnt/state"
-"""An empty ext4 disk of the guest's own, gone after the run."""
+"""An empty ext4 disk of the guest's own, with project quotas, gone after the run."""
 
 
 ALIVE = "ALIVE"
@@ -192,7 +192,10 @@ def _state_disk(work: Path) -> Path:
     disk = work / "state.img"
     with disk.open("wb") as target:
         target.truncate(1 << 30)
-    subprocess.run(["mkfs.ext4", "-q", "-F", str(disk)], check=True, env={**os.environ, "PATH": _sbin_path()})
+    quotas = ("-O", "quota,project", "-E", "quotatype=prjquota")
+    subprocess.run(
+        ["mkfs.ext4", "-q", "-F", *quotas, str(disk)], check=True, env={**os.environ, "PATH": _sbin_path()}
+    )
     return disk
 
 

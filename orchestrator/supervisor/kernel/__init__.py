@@ -34,6 +34,7 @@ _NUMBERS = {
     "pidfd_open": (434, 434),
     "clone3": (435, 435),
     "close_range": (436, 436),
+    "quotactl_fd": (443, 443),
     "openat2": (437, 437),
     "mount_setattr": (442, 442),
 }

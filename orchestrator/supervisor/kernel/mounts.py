@@ -14,6 +14,7 @@ import struct
 from orchestrator.supervisor.kernel import CallError, call
 
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+MS_NOSUID, MS_NODEV, MS_REMOUNT = 0x2, 0x4, 0x20
 MNT_DETACH = 2
 PROC, DEVPTS, OVERLAY = 0x9FA0, 0x1CD1, 0x794C7630  # statfs(2)
 AT_FDCWD = -100
