@@ -25,6 +25,7 @@ from orchestrator.model.ids import Kind, Ref
 from orchestrator.ports.layout import Layout
 
 if TYPE_CHECKING:
+    from orchestrator.app.locking import Locks
     from orchestrator.app.roots import Roots
     from orchestrator.app.volumes import Volumes
     from orchestrator.control.events import Event, Following
@@ -206,6 +207,15 @@ class App(Looking):
         if not isinstance(driver, VolumeDriver):
             raise HostError("there are no volumes here")
         return Volumes(self, driver)
+
+    @property
+    def locks(self) -> Locks:
+        """What writes lock files. HostError: this world has no images."""
+        from orchestrator.app.locking import Locks
+
+        if self.world.images is None:
+            raise HostError("there is no store of images here")
+        return Locks(self.world.images)
 
     def examine(self) -> HostFacts:
         """What this host can and cannot do, as far as whoever runs this may see it."""

@@ -75,14 +75,23 @@ class Looking:
         """What its images, recipes and archives come down to; `fetch`: and have them here."""
         from orchestrator.app.pinning import pins_of
         from orchestrator.errors import HostError
+        from orchestrator.resolve.locked import locked_roots, refusals
         from orchestrator.resolve.roots import wanted_of
 
         wanted = tuple(wanted_of(manifest))
         if not wanted:
             return {}, ()
-        if self.world.images is None:
+        images = self.world.images
+        if images is None:
             raise HostError("there is no store of images here")
-        return pins_of(self.world.images, manifest, wanted, locked=lambda each: None, fetch=fetch)
+        if manifest.lock is None:
+            return pins_of(images, manifest, wanted, locked=lambda each: None, fetch=fetch)
+        if refused := refusals(manifest, wanted):
+            return {}, refused
+        if fetch is not None:  # before anything comes that nothing else names
+            images.hold(manifest.lock_file, manifest.lock.digests)
+        roots = locked_roots(manifest)
+        return pins_of(images, manifest, wanted, locked=lambda each: roots[each.name].digest, fetch=fetch)
 
     def cycles(self, stack: Stack) -> Sequence[Diagnostic]:
         from orchestrator.graph.dependency import cycles

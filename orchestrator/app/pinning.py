@@ -16,14 +16,13 @@ from orchestrator.manifest.codes import Code
 from orchestrator.manifest.load import Manifest
 from orchestrator.model.images import ImageWish, Pin, Recipe, Wish
 from orchestrator.ports.images import Images, Watch
+from orchestrator.resolve.locked import KEYS
 from orchestrator.resolve.roots import Pins, Wanted
 
 AT_ONCE = 4  # lookups and fetches; more only share the line
 
 Locked = Callable[[Wanted], str | None]
 """The digest that a lock file names for it; None: it is not locked."""
-
-_KEYS = {ImageWish: "image", Recipe: "debian"}
 
 
 def pins_of(
@@ -41,7 +40,7 @@ def pins_of(
         if isinstance(result, Pin):
             pins[each.name] = result
         else:
-            found.append(_told(result, manifest, each))
+            found.append(told(result, manifest, each))
     return pins, tuple(found)
 
 
@@ -69,6 +68,7 @@ def _exactly(wish: Wish, digest: str | None) -> Wish:
     return replace(wish, name=f"{wish.name.partition('@')[0]}@{digest}")
 
 
-def _told(error: OrchestratorError, manifest: Manifest, wanted: Wanted) -> Diagnostic:
-    place = (*wanted.path, _KEYS.get(type(wanted.wish), "archive"))
+def told(error: OrchestratorError, manifest: Manifest, wanted: Wanted) -> Diagnostic:
+    """Why a root cannot be had, where it is written."""
+    place = (*wanted.path, KEYS[type(wanted.wish)])
     return Diagnostic(code=Code.ROOT, message=error.message, span=manifest.root.find(*place), hint=error.hint)

@@ -47,6 +47,7 @@ _VERBS = {
     "watch": "watching",
     "rootfs": "roots",
     "volume": "volumes",
+    "lock": "locking",
     "agent": "agents",
     "doctor": "hosts",
     "graph": "manifests",

@@ -68,6 +68,7 @@ class Code(StrEnum):
     CYCLE = "ORC301"  # `graph`
     HOST = "ORC401"  # the drivers' check
     ROOT = "ORC402"
+    LOCK = "ORC403"
 
 
 MEANINGS: Mapping[Code, str] = {
@@ -122,4 +123,5 @@ MEANINGS: Mapping[Code, str] = {
     Code.CYCLE: "dependencies form a cycle",
     Code.HOST: "this host cannot do what is asked",
     Code.ROOT: "an image, recipe or archive cannot be had",
+    Code.LOCK: "the lock file lacks a root, or is of another one",
 }

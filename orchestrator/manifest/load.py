@@ -23,6 +23,7 @@ from orchestrator.manifest.envfile import EnvEntry, load_env
 from orchestrator.manifest.explain import existing, explain
 from orchestrator.manifest.image_names import canonical, path_of
 from orchestrator.manifest.interpolate import Variables
+from orchestrator.manifest.lock import LOCK_FILE, Lock, read_lock
 from orchestrator.manifest.roots import Rootfs
 from orchestrator.manifest.schema import ContainerKeys, StackFile
 from orchestrator.manifest.source import LARGEST, Map, Node, no_collection, parse
@@ -37,6 +38,7 @@ class Manifest:
     """One stack as written. `root` holds the places; `folders` the absolute folder of each file, for relative paths.
 
     `env_files`: absolute path -> entries. `bound`: absolute path -> inode number of each single file that is bound.
+    `lock_file`: the absolute path of the lock file beside it, and what it holds (None: there is none).
     `contents`: what `secret/NAME`, `config/NAME` and the files of recipes (by their places) hold. `failed`: there are
     errors, so that it is not to be applied; `resolve` only looks for more of them. `partial`: because of errors parts
     were left out.
@@ -49,6 +51,8 @@ class Manifest:
     env_files: Mapping[str, tuple[EnvEntry, ...]] = field(default_factory=dict)
     bound: Mapping[str, int] = field(default_factory=dict)
     contents: Mapping[str, Content] = field(default_factory=dict)
+    lock_file: str = ""
+    lock: Lock | None = None
     partial: bool = False
     failed: bool = False
 
@@ -115,6 +119,7 @@ class _Reading:
         self.files: set[str] = set()
         self.bound: set[str] = set()
         self.problems: list[Diagnostic] = []
+        self.locks: dict[str, Lock | None] = {}
         self.roots: list[Node] = []
 
     def fail(self, code: Code, message: str, *, span: Span | None = None, hint: str | None = None) -> None:
@@ -202,6 +207,21 @@ class _Reading:
         self.problems += problems
         return {each.name: each.value for each in entries}
 
+    def beside(self, file: str) -> str:
+        """The absolute path of the lock file beside a file, which is read."""
+        folder = self.folders[file]
+        path = os.path.join(folder, LOCK_FILE)  # noqa: PTH118
+        self.files.add(path)
+        if path not in self.locks:
+            self.locks[path] = None
+            shown = path if file == STDIN else os.path.join(os.path.dirname(file), LOCK_FILE)  # noqa: PTH118, PTH120
+            text = self._read(shown) if os.path.lexists(path) else None
+            if text is not None:
+                self.sources[shown] = text
+                self.locks[path], problems = read_lock(text, shown)
+                self.problems += problems
+        return path
+
     def stacks(self) -> list[list[Node]]:
         """The documents by stack name; those without a name stand alone."""
         named: dict[Any, list[Node]] = {}
@@ -223,8 +243,15 @@ def _manifest(documents: list[Node], reading: _Reading) -> Manifest | None:
             span=root.find("stack"),
             hint=f"write containers:, or remove the stack with `orchestrator delete {content.stack}`",
         )
+    lock_file = reading.beside(root.file)
     manifest = Manifest(
-        name=content.stack, content=content, root=root, folders=reading.folders, partial=partial
+        name=content.stack,
+        content=content,
+        root=root,
+        folders=reading.folders,
+        lock_file=lock_file,
+        lock=reading.locks[lock_file],
+        partial=partial,
     )
     return replace(
         manifest,

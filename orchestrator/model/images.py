@@ -100,8 +100,10 @@ class ImageConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
     """What a wish came down to. `digest`: of an image's manifest for this host's platform, or of a recipe's content;
-    None: a recipe that was not built here yet. `size`: bytes to fetch, where it is known before."""
+    None: a recipe that was not built here yet. `size`: bytes to fetch, where it is known before. `packages`: name ->
+    version, of a recipe that was built, as far as they are known."""
 
     digest: str | None
     config: ImageConfig = field(default_factory=ImageConfig)
     size: int | None = None
+    packages: Mapping[str, str] = field(default_factory=dict)

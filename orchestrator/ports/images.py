@@ -37,6 +37,10 @@ class Images(Protocol):
         content turns out to be another than the pin's."""
         ...
 
+    def renew(self, wish: Wish, watch: Watch) -> Pin:
+        """What it stands for now, whatever is known here: asks the registry, reads the archive, builds the recipe."""
+        ...
+
     def hold(self, holder: str, digests: Sequence[str]) -> None:
         """The file at the absolute path `holder` names these, and holds them for as long as it is there."""
         ...

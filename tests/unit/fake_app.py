@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orchestrator.app import App, World, boot_clock
@@ -70,18 +70,22 @@ class FakeRuntime(FakeDriver):
 
 @dataclass
 class FakeImages:
-    """`pins`: by the end of a wish's name; others are not there. `asked`, `fetched`: names, in order."""
+    """`pins`: by the end of a wish's name; others are not there. `asked`, `fetched`, `renewed`: names, in order; `held`: by
+    holder."""
 
     pins: dict[str, Pin] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
+    renewed: list[str] = field(default_factory=list)
+    held: dict[str, list[str]] = field(default_factory=dict)
     broken: str | None = None
 
     def pin(self, wish: Wish) -> Pin:
         self.asked.append(wish.name)
         for end, pin in self.pins.items():
             if wish.name.partition("@")[0].endswith(end):
-                return pin
+                digest = wish.name.partition("@")[2]
+                return replace(pin, digest=digest) if digest else pin
         raise StepError(f"{wish.name}: not found", hint="look it up")
 
     def fetch(self, wish: Wish, pin: Pin, watch: Watch) -> Pin:
@@ -93,7 +97,11 @@ class FakeImages:
         return pin
 
     def hold(self, holder: str, digests: Sequence[str]) -> None:
-        """Nothing is collected here."""
+        self.held[holder] = list(digests)
+
+    def renew(self, wish: Wish, watch: Watch) -> Pin:
+        self.renewed.append(wish.name)
+        return self.pin(wish)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from orchestrator.drivers.rootfs.store import ContentStore, tree_name
 from orchestrator.drivers.rootfs.unpack import sha256
 from orchestrator.errors import StepError
 from orchestrator.model.desired import ImageRoot, RecipeRoot
-from orchestrator.model.images import ArchiveWish, ImageWish, Pin, Recipe, Wish
+from orchestrator.model.images import ArchiveWish, ImageWish, Pin, Pull, Recipe, Wish
 from orchestrator.ports.images import Watch
 
 if TYPE_CHECKING:
@@ -47,6 +48,15 @@ class RootImages:
                 return self._recipes.fetch(wish, pin, watch)
             case ArchiveWish():
                 return pin  # unpacked by the driver, which checks the digest
+
+    def renew(self, wish: Wish, watch: Watch) -> Pin:
+        match wish:
+            case ImageWish(pull=Pull.NEVER) | ArchiveWish():
+                return self.pin(wish)
+            case ImageWish():
+                return self.pin(replace(wish, pull=Pull.ALWAYS))
+            case Recipe():
+                return self._recipes.renew(wish, watch)
 
     def hold(self, holder: str, digests: Sequence[str]) -> None:
         self.store.put("holds", holder, {"holder": holder, "digests": list(digests)})

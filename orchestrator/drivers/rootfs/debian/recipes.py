@@ -32,13 +32,22 @@ class Recipes:
     def pin(self, wish: Recipe) -> Pin:
         """The digest of what was built; None: it has to be built first."""
         found = self._built(wish)
-        return Pin(digest=str(found["digest"]) if found else None)
+        return _pin(found) if found else Pin(digest=None)
 
     def fetch(self, wish: Recipe, pin: Pin, watch: Watch) -> Pin:
         try:
             return self._fetch(wish, pin, watch)
         except OSError as error:
             raise StepError.of(f"{wish.name}: cannot build it", error) from error
+
+    def renew(self, wish: Recipe, watch: Watch) -> Pin:
+        """Build it, whether or not it was built before."""
+        try:
+            with self._store.making(f"recipe-{wish.key[:24]}") as folder:
+                self._build(wish, Pin(digest=None), folder, watch)
+        except OSError as error:
+            raise StepError.of(f"{wish.name}: cannot build it", error) from error
+        return self._fetch(wish, self.pin(wish), watch)
 
     def _fetch(self, wish: Recipe, pin: Pin, watch: Watch) -> Pin:
         if pin.digest is not None and self._store.has(tree_name(pin.digest)):
@@ -52,7 +61,7 @@ class Recipes:
                 found = self._built(wish)
         assert found is not None
         watch(Progress(wish=wish, stage="ready"))
-        return Pin(digest=str(found["digest"]))
+        return _pin(found)
 
     def _build(self, wish: Recipe, pin: Pin, folder: Path, watch: Watch) -> None:
         told = [0.0]
@@ -105,6 +114,10 @@ class Recipes:
             "at": time.time(),
         }
         self._store.put("names", key, document)
+
+
+def _pin(built: Mapping[str, Any]) -> Pin:
+    return Pin(digest=str(built["digest"]), packages=built.get("packages", {}))
 
 
 def installed(folder: Path) -> dict[str, str]:
