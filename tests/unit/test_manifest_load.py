@@ -146,8 +146,13 @@ def test_everything_that_a_manifest_depends_on_is_told_there_or_not(folder: Path
     (folder / "stacks" / ".b.yaml.swp").write_text("")
     loaded = load(["stacks", "none.yaml"], {})
     assert loaded.failed
-    names = ("none.yaml", "s", "stacks", "stacks/.env", "stacks/a.yaml", "stacks/b.env", "stacks/c.conf")
-    assert loaded.files == {str(folder / each) for each in names}
+    names = (
+        "none.yaml",
+        "s",
+        "stacks",
+        *(f"stacks/{each}" for each in (".env", "a.yaml", "b.env", "c.conf")),
+    )
+    assert loaded.files == {str(folder / each) for each in (*names, "stacks/stack.lock")}
     assert str(folder / "stacks" / ".env") not in load(["stacks"], {"A": "1"}).files
 
 
