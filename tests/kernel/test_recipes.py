@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+from orchestrator.drivers.rootfs.debian import building
+from orchestrator.drivers.rootfs.debian.normal import normalise
 from orchestrator.drivers.rootfs.debian.recipes import Recipes
 from orchestrator.drivers.rootfs.store import ContentStore, tree_name
 from orchestrator.errors import StepError
@@ -48,6 +53,14 @@ def built(store: ContentStore) -> Pin:
     return pin
 
 
+def run_lines(recipe: Recipe, folder: Path, log: IO[bytes]) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        building.run_lines(recipe, folder, fd, log, lambda line: None)
+    finally:
+        os.close(fd)
+
+
 def root(store: ContentStore, pin: Pin) -> Path:
     assert pin.digest is not None
     return store.folder(tree_name(pin.digest))
@@ -64,6 +77,7 @@ def test_packages_files_and_lines_are_in(store: ContentStore, built: Pin) -> Non
     assert not list((top / "var/cache/apt").iterdir())
     assert not (top / "etc/resolv.conf").exists()
     assert not (top / "usr/sbin/policy-rc.d").exists()
+    assert not (top / "etc/apt/apt.conf.d/99mmdebstrap").exists(), "the host's proxies are nobody's"
     assert store.about(top.name)["packages"]["tini"]
 
 
@@ -95,6 +109,47 @@ def test_a_line_that_fails_is_told_with_the_logs_end(store: ContentStore) -> Non
     log = str(caught.value.hint).rpartition("all of it: ")[2]
     assert "no-such-package" in Path(log).read_text()
     assert not store.half_made()
+
+
+ESCAPES = (
+    "! mount -t tmpfs none /mnt",
+    "mknod /disk b 8 0 2>/dev/null && ! cat /disk; rm -f /disk",
+    "! echo x >/proc/sys/kernel/core_pattern",
+    'test -z "$ORC_CANARY" && test $$ = 1 && test ! -e /.host',
+    "sleep 4322 & true",
+)
+
+
+def test_a_line_is_root_of_the_recipe_alone(
+    store: ContentStore, built: Pin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORC_CANARY", "alive")
+    folder = tmp_path / "root"
+    shutil.copytree(root(store, built), folder, symlinks=True)
+    with open(tmp_path / "log", "wb") as log:
+        for line in ESCAPES:
+            run_lines(Recipe(suite="bookworm", run=(line,)), folder, log)
+        with pytest.raises(StepError, match="exit 7"):
+            run_lines(Recipe(suite="bookworm", run=("exit 7", "touch /after")), folder, log)
+    assert not (folder / "after").exists()
+    left = subprocess.run(["pgrep", "-f", "^sleep 4322$"], capture_output=True, check=False)
+    assert left.returncode == 1, "what a line starts ends with it"
+
+
+def test_links_that_a_line_made_lead_nowhere_else(tmp_path: Path) -> None:
+    host, folder = tmp_path / "host", tmp_path / "root"
+    for each in ("tmp", "log", "apt"):
+        (host / each).mkdir(parents=True)
+        (host / each / "canary").write_text("alive")
+    for each in ("machine-id", "resolv.conf", "passwd-"):
+        (host / each).write_text("alive")
+    (host / "shadow").write_text("root:x:20000:::::::\n")
+    before = {path: path.read_bytes() for path in host.rglob("*") if path.is_file()}
+    folder.mkdir()
+    for each in ("var", "etc", "dev"):
+        (folder / each).symlink_to(host)
+    normalise(folder, "deb http://mirror.example/debian bookworm main\n")
+    assert {path: path.read_bytes() for path in host.rglob("*") if path.is_file()} == before
 
 
 def test_killed_in_the_middle_it_leaves_no_mount_and_no_process(tmp_path: Path) -> None:

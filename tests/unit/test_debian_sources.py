@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.drivers.rootfs.debian.apt import read_sources, sources_of
+from orchestrator.drivers.rootfs.debian.apt import public, read_sources, sources_of
 from orchestrator.drivers.rootfs.debian.recipes import installed
 from orchestrator.errors import StepError
 
@@ -77,6 +77,14 @@ def test_another_release_comes_from_the_same_mirrors(tmp_path: Path) -> None:
 def test_without_sources_there_is_no_mirror(tmp_path: Path) -> None:
     with pytest.raises(StepError, match="no mirror"):
         sources_of("bookworm", host(tmp_path, lines="deb http://other.example/x stable-x main\n"))
+
+
+def test_passwords_of_mirrors_stay_outside(tmp_path: Path) -> None:
+    lines = sources_of(
+        "bookworm", host(tmp_path, lines="deb http://me:pw@mirror.example/debian bookworm main\n")
+    )
+    assert "me:pw@" in lines[0]
+    assert public(lines) == "deb http://mirror.example/debian bookworm main\n"
 
 
 def test_what_is_installed(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,11 @@ def sources_of(suite: str, root: Path = Path("/")) -> tuple[str, ...]:
             hint="apt's sources of this host tell where Debian's packages come from: see sources.list(5)",
         )
     return tuple(found)
+
+
+def public(lines: Iterable[str]) -> str:
+    """Their text without the user and password that a URI may hold: for a root that others read."""
+    return "".join(re.sub(r"(?<=://)[^/@\s]*@", "", line) + "\n" for line in lines)
 
 
 def codename(root: Path) -> str:

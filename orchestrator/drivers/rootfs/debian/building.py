@@ -1,26 +1,30 @@
 """One build: packages by mmdebstrap(1), then the recipe's files, then its lines, in namespaces that end with us.
 
 In: a recipe and an empty folder. Out: the folder filled, lines of the log as they come. What runs on the host gets
-the recipe's words as arguments, never as a program; what runs inside is chrooted, in mount and pid namespaces of its
-own, so that a kill -9 of ours leaves neither a mount nor a process.
+the recipe's words as arguments, never as a program; its lines run inside, confined as containers are (`confined`); all in
+mount and pid namespaces that end with us, so that a kill -9 leaves neither a mount nor a process.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
-from orchestrator.drivers.rootfs.debian import apt
+import orchestrator
+from orchestrator.drivers.rootfs.debian import apt, beneath, running
+from orchestrator.drivers.rootfs.debian.confined import line_program
 from orchestrator.errors import HostError, StepError
 from orchestrator.model.images import Recipe, RecipeFile
 from orchestrator.supervisor import identity
-from orchestrator.supervisor.kernel.mounts import open_beneath
+from orchestrator.supervisor.program import to_wire
+from orchestrator.supervisor.seccomp import default_filter
 
 Told = Callable[[str], object]
 
@@ -32,22 +36,23 @@ _GUARDED = (
     "unshare",
     "--mount",
     "--pid",
+    "--ipc",
+    "--uts",
     "--fork",
+    "--mount-proc",
     "--kill-child=KILL",
     "--",
 )
 
-# $1: the root, $2: the line. Devices as mmdebstrap gives them; services that packages would start are refused.
-_INSIDE = """
-set -e
-mount -t proc proc "$1/proc"
-mount -t tmpfs -o mode=0755 dev "$1/dev"
-for each in null zero full random urandom tty; do : >"$1/dev/$each"; mount --bind "/dev/$each" "$1/dev/$each"; done
-ln -s /proc/self/fd "$1/dev/fd"
-exec chroot "$1" /usr/bin/env -i HOME=/root LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
-    PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin /bin/sh -e -c "$2"
-"""
-_POLICY = "#!/bin/sh\nexit 101\n"  # invoke-rc.d(8): nothing is to be started
+_ENVIRONMENT = {
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "DEBIAN_FRONTEND": "noninteractive",
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "SOURCE_DATE_EPOCH": "1577836800",  # 2020-01-01, for what asks; times of files are those of packages
+}
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+_POLICY = b"#!/bin/sh\nexit 101\n"  # invoke-rc.d(8): nothing is to be started
 
 
 def build(recipe: Recipe, folder: Path, log: IO[bytes], told: Told) -> None:
@@ -59,10 +64,10 @@ def build(recipe: Recipe, folder: Path, log: IO[bytes], told: Told) -> None:
     try:
         for each in recipe.files:
             _put(root, each, recipe)
+        if recipe.run:
+            run_lines(recipe, folder, root, log, told)
     finally:
         os.close(root)
-    if recipe.run:
-        _run(recipe, folder, log, told)
 
 
 def _packages(recipe: Recipe, folder: Path, log: IO[bytes], told: Told) -> None:
@@ -79,16 +84,34 @@ def _packages(recipe: Recipe, folder: Path, log: IO[bytes], told: Told) -> None:
     _watched(command, recipe, log, told, stdin=sources)
 
 
-def _run(recipe: Recipe, folder: Path, log: IO[bytes], told: Told) -> None:
-    policy, resolv = folder / "usr/sbin/policy-rc.d", folder / "etc/resolv.conf"
-    policy.write_text(_POLICY)
-    policy.chmod(0o755)
-    if not resolv.is_symlink():  # gone again when the tree is made normal
-        resolv.write_bytes(Path("/etc/resolv.conf").read_bytes())
+def run_lines(recipe: Recipe, folder: Path, root: int, log: IO[bytes], told: Told) -> None:
+    """Its `run`, one after another, until one fails. `root`: the descriptor of `folder`. StepError."""
+    library = os.fspath(Path(orchestrator.__file__).parent.parent)
+    python = (os.path.realpath(sys.executable), "-I", "-S", "-X", "utf8", "-c", running.BOOT, library)
+    lent = {"/usr/sbin/policy-rc.d": (_POLICY, 0o755), "/etc/resolv.conf": (_resolvers(), 0o644)}
+    lent = {path: each for path, each in lent.items() if not beneath.exists(root, path)}
+    for path, (content, mode) in lent.items():
+        beneath.write(root, path, content, mode)
+    filter = default_filter()
     for line in recipe.run:
         told(f"$ {line}")
         log.write(f"$ {line}\n".encode())
-        _watched(("sh", "-c", _INSIDE, "sh", os.fspath(folder), line), recipe, log, told, what=line)
+        program = line_program(os.fspath(folder), line, env=_environment(), filter=filter)
+        _watched(python, recipe, log, told, stdin=json.dumps(to_wire(program)), what=line)
+    for path in lent:
+        beneath.remove(root, path)
+
+
+def _resolvers() -> bytes:
+    try:
+        return Path("/etc/resolv.conf").read_bytes()
+    except OSError:
+        return b""
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of ours but the way out."""
+    return {**_ENVIRONMENT, **{name: os.environ[name] for name in _PROXIES if name in os.environ}}
 
 
 def _watched(
@@ -106,16 +129,19 @@ def _watched(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "LANG": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
+        env=_environment(),
+        cwd="/",
         umask=0o022,
     )
     assert process.stdin is not None and process.stdout is not None
     last: list[str] = []
     why = ""
     try:
-        process.stdin.write(stdin.encode())
-        process.stdin.close()
         for raw in process.stdout:
+            if not process.stdin.closed:
+                # At its first line: it dies with us from there on, and finds nothing to do if we died before.
+                process.stdin.write(stdin.encode())
+                process.stdin.close()
             log.write(raw)
             line = raw.decode(errors="replace").strip()
             if line:
@@ -130,6 +156,8 @@ def _watched(
         process.kill()
         process.wait()
         process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
     if code:
         log.flush()
         raise StepError(
@@ -142,36 +170,8 @@ def _watched(
 
 def _put(root: int, file: RecipeFile, recipe: Recipe) -> None:
     """A recipe's file, whatever symlinks are on the way: beneath the root."""
-    folder, _, name = file.target.rpartition("/")
     try:
         owner = identity.resolve(root, file.owner)
-        parent = _directory(root, folder.strip("/"))
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=parent)
-            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent)
-            with open(fd, "wb") as opened:
-                opened.write(file.content.encode("latin-1"))
-                os.fchown(fd, owner.uid, owner.gid)
-                os.fchmod(fd, file.mode)
-        finally:
-            os.close(parent)
+        beneath.write(root, file.target, file.content.encode("latin-1"), file.mode, (owner.uid, owner.gid))
     except OSError as error:
         raise StepError.of(f"{recipe.name}: cannot put {file.target} in", error) from error
-
-
-def _directory(root: int, path: str) -> int:
-    """O_PATH descriptor of a folder beneath the root, made with its parents where missing."""
-    try:
-        return open_beneath(root, path or ".", os.O_PATH | os.O_DIRECTORY)
-    except OSError as error:
-        if error.errno != errno.ENOENT or not path:
-            raise
-        above, _, name = path.rpartition("/")
-        parent = _directory(root, above)
-        try:
-            os.mkdir(name, dir_fd=parent)
-            os.chmod(name, 0o755, dir_fd=parent)
-        finally:
-            os.close(parent)
-        return open_beneath(root, path, os.O_PATH | os.O_DIRECTORY)

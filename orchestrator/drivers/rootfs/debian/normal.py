@@ -1,7 +1,7 @@
 """Makes of a built tree what two builds of the same packages have in common.
 
 In: a folder that a build has filled. Out: the same without caches, logs, device nodes, identities and times of the
-build. The time of the newest package stands for all later ones.
+build. The time of the newest package stands for all later ones. No link in it leads us out of it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.drivers.trees import remove_tree
+from orchestrator.drivers.rootfs.debian import beneath
+from orchestrator.supervisor.kernel.mounts import open_beneath
 
 _EMPTIED = (
     "dev",
@@ -30,7 +31,7 @@ _REMOVED = (
     "etc/hostname",
     "etc/resolv.conf",
     "etc/.pwd.lock",
-    "usr/sbin/policy-rc.d",
+    "etc/apt/apt.conf.d/99mmdebstrap",  # the host's proxies, with their passwords
     "var/cache/debconf/config.dat-old",
     "var/cache/debconf/templates.dat-old",
     "var/lib/dpkg/available-old",
@@ -44,20 +45,22 @@ _REMOVED = (
 )
 
 
-def normalise(folder: Path) -> None:
-    """Raises OSError."""
-    for name in _EMPTIED:
-        if (folder / name).is_dir() and not (folder / name).is_symlink():
-            for each in sorted((folder / name).iterdir()):
-                remove_tree(each)
-    for name in _REMOVED:
-        if (folder / name).is_symlink() or (folder / name).exists():
-            (folder / name).unlink()
-    machine = folder / "etc/machine-id"
-    if machine.exists():
-        machine.write_text("")  # machine-id(5): one is made where it is wanted
-    newest = packaged(folder)
-    _passwords(folder / "etc/shadow", int(newest // 86400))
+def normalise(folder: Path, sources: str = "") -> None:
+    """`sources`: what its apt, if it has one, is to look at. Raises OSError."""
+    root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for name in _EMPTIED:
+            beneath.empty(root, name)
+        for name in _REMOVED:
+            beneath.remove(root, name)
+        if beneath.exists(root, "etc/machine-id"):
+            beneath.write(root, "etc/machine-id", b"", 0o444)  # machine-id(5): one is made where it is wanted
+        if beneath.exists(root, "etc/apt"):
+            beneath.write(root, "etc/apt/sources.list", sources.encode(), 0o644)
+        newest = packaged(folder)
+        _passwords(root, int(newest // 86400))
+    finally:
+        os.close(root)
     folder.chmod(0o755)
     for path in _all(os.fspath(folder)):
         about = os.lstat(path)
@@ -74,11 +77,14 @@ def packaged(folder: Path) -> float:
     return found
 
 
-def _passwords(shadow: Path, day: int) -> None:
+def _passwords(root: int, day: int) -> None:
     """The day of the last change is that of the build (shadow(5), third field)."""
-    if shadow.exists():
-        text = shadow.read_text()
-        shadow.write_text(re.sub(r"^([^:]*:[^:]*:)[0-9]+:", rf"\g<1>{day}:", text, flags=re.MULTILINE))
+    text = beneath.read(root, "etc/shadow")
+    if text is None:
+        return
+    fd = open_beneath(root, "etc/shadow", os.O_RDWR | os.O_NONBLOCK)
+    with open(fd, "r+b") as file:  # in place: its owner and mode are its package's
+        file.truncate(file.write(re.sub(rb"(?m)^([^:]*:[^:]*:)[0-9]+:", rb"\g<1>%d:" % day, text)))
 
 
 def _all(top: str) -> Iterator[str]:

@@ -6,12 +6,13 @@ all packages, the log of the last build in `.logs/KEY`.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.drivers.rootfs.debian import building
+from orchestrator.drivers.rootfs.debian import apt, beneath, building
 from orchestrator.drivers.rootfs.debian.normal import normalise
 from orchestrator.drivers.rootfs.listing import listing
 from orchestrator.drivers.rootfs.store import ContentStore, tree_name
@@ -75,7 +76,7 @@ class Recipes:
         with self._store.log(wish.key) as log:
             building.build(wish, folder, log, line)
         packages = installed(folder)
-        normalise(folder)
+        normalise(folder, apt.public(apt.sources_of(wish.suite)))
         found = listing(folder)
         if pin.digest not in (None, found.digest):
             raise StepError(
@@ -124,9 +125,13 @@ def installed(folder: Path) -> dict[str, str]:
     """Package -> version, of a built root (dpkg(1))."""
     found: dict[str, str] = {}
     try:
-        text = (folder / "var/lib/dpkg/status").read_text(errors="replace")
-    except OSError:
+        root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
         return found
+    try:
+        text = (beneath.read(root, "var/lib/dpkg/status") or b"").decode("utf-8", "replace")
+    finally:
+        os.close(root)
     for stanza in text.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line and line[:1] != " ")
         if fields.get("Status", "").endswith(" installed"):
