@@ -35,11 +35,13 @@ _REF = re.compile(r"[a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9.-]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
-    """`folder`: where it lies; `wished`: the stack's newest revision has it; `users`: containers that mount it, `running`
-    those of them that run; `bytes` on disk; `changed`: when its top folder was last, seconds since 1970."""
+    """`backing`: `tmpfs`, the folder of the host that it is, or "" for one of ours; `folder`: where it lies; `wished`: the
+    stack's newest revision has it; `users`: containers that mount it, `running` those of them that run; `bytes` on disk;
+    `changed`: when its top folder was last, seconds since 1970."""
 
     stack: str
     name: str
+    backing: str
     folder: Path
     wished: bool
     users: tuple[str, ...]
@@ -63,28 +65,43 @@ class Volumes:
         """All of which there is data, by stack and name."""
         users = self._users()
         wished = set(self._wished())
-        folders = [
-            self._top / stack / name for stack in _names(self._top) for name in _names(self._top / stack)
-        ]
-        sizes = _sizes(folders)
+        places = self._places()
+        sizes = _sizes([folder for backing, folder in places.values() if backing in ("", "tmpfs")])
         found = []
-        for stack in _names(self._top):
-            for name in _names(self._top / stack):
-                key, folder = (stack, name), self._top / stack / name
-                mine = users.get(f"{stack}/{name}", {})
-                found.append(
-                    Volume(
-                        stack=stack,
-                        name=name,
-                        folder=folder / "data",
-                        wished=key in wished,
-                        users=tuple(sorted(mine)),
-                        running=tuple(sorted(each for each, runs in mine.items() if runs)),
-                        bytes=sizes.get(folder, 0),
-                        changed=(folder / "data").stat().st_mtime if (folder / "data").exists() else 0.0,
-                    )
+        for (stack, name), (backing, folder) in sorted(places.items()):
+            mine = users.get(f"{stack}/{name}", {})
+            data = folder if backing else folder / seeding.DATA
+            found.append(
+                Volume(
+                    stack=stack,
+                    name=name,
+                    backing=backing,
+                    folder=data,
+                    wished=(stack, name) in wished,
+                    users=tuple(sorted(mine)),
+                    running=tuple(sorted(each for each, runs in mine.items() if runs)),
+                    bytes=sizes.get(folder, 0),
+                    changed=data.stat().st_mtime if data.exists() else 0.0,
                 )
+            )
         return tuple(found)
+
+    def _places(self) -> dict[tuple[str, str], tuple[str, Path]]:
+        """Stack and name -> what backs it (`Volume.backing`) and where: folders of ours, with or without a record."""
+        found = {
+            (stack, name): ("", self._top / stack / name)
+            for stack in _names(self._top)
+            for name in _names(self._top / stack)
+        }
+        for stack in self._driver.stacks():
+            for each in self._driver.observe(stack):
+                if each.ref.owner is None and each.phase is not Phase.INCOMPLETE:
+                    spec = codec.decode(VolumeSpec, each.applied)
+                    backing = "tmpfs" if spec.tmpfs is not None else spec.bind
+                    if backing:
+                        target = Incarnation(stack, each.ref, each.id)
+                        found[stack, each.ref.name] = backing, Path(self._driver.path(target))
+        return found
 
     def one(self, ref: str) -> Volume:
         """`STACK/NAME`, or a name that only one stack has. UsageError: there is none, or several."""
@@ -121,6 +138,9 @@ class Volumes:
         it holds something. How many devices were passed over. ConflictError: a container runs on it."""
         folder = self._folder(name)
         ref = f"{folder.parent.name}/{folder.name}"
+        backing, place = self._places().get((folder.parent.name, folder.name), ("", folder))
+        if backing:
+            raise UsageError(f"{ref} is no folder of ours", hint=f"unpack it yourself: tar -C {place} -x")
         self._refuse(ref, folder, over=over)
         try:
             private_folders(self._app.layout.state, str(folder))

@@ -97,3 +97,42 @@ def test_only_what_nobody_wishes_is_pruned(v: Stage) -> None:
     v.run("volume", "prune", "--yes")
     assert listed(v) == {}
     assert not (v.root / "state/volumes/v").exists()
+
+
+def test_memory_and_folders_of_the_host(stage: Stage) -> None:
+    media = stage.folder / "media"
+    media.mkdir()
+    (media / "x").write_text("theirs\n")
+    text = STACK.replace("{data: {}, own: {per: instance}}", "{data: {tmpfs: 1MiB}, own: {bind: ./media}}")
+    stage.write("v.yaml", text)
+    stage.run("apply", "-f", "v.yaml", "--timeout", "1m")
+    inside(stage, "w-1", "echo shared >/data/y")
+    assert inside(stage, "w-2", "cat /data/y /own/x") == "shared\ntheirs"
+    before = inside(stage, "w-1", "cat /proc/1/stat")
+    stage.edit("v.yaml", "1MiB", "3MiB")
+    stage.run("apply", "-f", "v.yaml", "--timeout", "1m")
+    assert inside(stage, "w-1", "stat -f -c '%b %S' /data") == "768 4096"
+    assert inside(stage, "w-1", "cat /proc/1/stat").split()[21] == before.split()[21], "nothing restarted"
+    assert listed(stage)["v/own"]["backing"] == str(media)
+    stage.edit("v.yaml", "data: {tmpfs: 3MiB}", "data: {}")
+    stage.run("apply", "-f", "v.yaml", "--timeout", "1m")
+    assert inside(stage, "w-1", "ls /data") == ""
+    assert inside(stage, "w-1", "cat /proc/1/stat").split()[21] != before.split()[21]
+    inside(stage, "w-1", "echo disk >/data/z")
+    stage.edit("v.yaml", "data: {}", "data: {tmpfs: 1MiB}")
+    stage.run("apply", "-f", "v.yaml", "--timeout", "1m")
+    assert inside(stage, "w-2", "ls /data") == ""
+    run = stage.root / "run/volumes/v/data"
+    assert run.is_mount()
+    assert listed(stage)["v/data"]["folder"] == str(run)
+    assert "no folder of ours" in stage.run("volume", "restore", "v/data", "v.yaml", code=2).err
+    stage.edit("v.yaml", "data: {tmpfs: 1MiB}", "data: {}")
+    stage.run("apply", "-f", "v.yaml", "--timeout", "1m")
+    assert not run.exists(), "memory that nobody wishes for any more"
+    stage.run("delete", "v", "--yes")
+    assert (stage.root / "state/volumes/v/data/data/z").read_text() == "disk\n"
+    assert listed(stage)["v/data"]["state"] == "kept"
+    (media / "x").read_text()
+    stage.run("volume", "prune", "--yes")
+    assert (media / "x").read_text() == "theirs\n"
+    assert listed(stage) == {}

@@ -10,7 +10,7 @@ from orchestrator.app.volumes import Volume
 from orchestrator.cli.views.terminal import Terminal
 from orchestrator.cli.views.text import duration, printable, rough_size, table
 
-_HEADER = ("VOLUME", "STATE", "SIZE", "CHANGED", "MOUNTED BY")
+_HEADER = ("VOLUME", "IS", "STATE", "SIZE", "CHANGED", "MOUNTED BY")
 
 
 def show(terminal: Terminal, volumes: Sequence[Volume]) -> None:
@@ -18,15 +18,22 @@ def show(terminal: Terminal, volumes: Sequence[Volume]) -> None:
         terminal.out("no volumes here")
         return
     rows = [
-        (each.ref, state(each), rough_size(each.bytes), _age(each), printable(", ".join(each.users)) or "-")
+        (
+            each.ref,
+            printable(each.backing) or "directory",
+            state(each),
+            _size(each),
+            _age(each),
+            printable(", ".join(each.users)) or "-",
+        )
         for each in volumes
     ]
     terminal.out(table(_HEADER, rows))
 
 
 def document(volumes: Sequence[Volume]) -> dict[str, Any]:
-    """Version 1: {"version", "volumes": [{"ref", "stack", "name", "state", "folder", "bytes", "users", "running",
-    "changed"}]}."""
+    """Version 1: {"version", "volumes": [{"ref", "stack", "name", "backing", "state", "folder", "bytes", "users",
+    "running", "changed"}]}."""
     return {"version": 1, "volumes": [row(each) for each in volumes]}
 
 
@@ -35,6 +42,7 @@ def row(each: Volume) -> dict[str, Any]:
         "ref": each.ref,
         "stack": each.stack,
         "name": each.name,
+        "backing": each.backing or "directory",
         "state": state(each),
         "folder": str(each.folder),
         "bytes": each.bytes,
@@ -49,7 +57,8 @@ def details(terminal: Terminal, each: Volume) -> None:
     for name, text in (
         ("state", state(each)),
         ("folder", str(each.folder)),
-        ("size", rough_size(each.bytes)),
+        ("is", printable(each.backing) or "directory"),
+        ("size", _size(each)),
         ("changed", f"{_age(each)} ago"),
         ("mounted by", ", ".join(each.users) or "nobody"),
         ("of which run", ", ".join(each.running) or "none"),
@@ -70,6 +79,11 @@ def pruned(terminal: Terminal, volumes: Sequence[Volume], *, dry: bool) -> None:
 def state(each: Volume) -> str:
     """`in use` (a container that mounts it runs), `unused`, or `kept` (nobody wishes it any more)."""
     return "in use" if each.running else "unused" if each.wished or each.users else "kept"
+
+
+def _size(each: Volume) -> str:
+    """Nobody counts what is the host's."""
+    return "-" if each.backing.startswith("/") else rough_size(each.bytes)
 
 
 def _age(each: Volume) -> str:

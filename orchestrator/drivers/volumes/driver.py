@@ -155,10 +155,13 @@ class VolumeDriver:
     def _make(self, target: Incarnation, spec: VolumeSpec) -> None:
         path = self.path(target)
         try:
-            if spec.bind is not None:
-                return  # the host's: looked for by `check` and at each look
             if spec.tmpfs is not None:
                 self._mount(path, spec.tmpfs)
+                return
+            self._unmount(target)  # it was memory, perhaps
+            if spec.bind is not None:
+                if not os.path.isdir(spec.bind):  # noqa: PTH112
+                    raise StepError(f"{target.ref}: {spec.bind} is no folder of this host")
                 return
             private_folders(self._layout.state, os.fspath(self._layout.volume(target.stack, target.ref.name)))
             with contextlib.suppress(FileExistsError):

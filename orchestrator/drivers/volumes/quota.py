@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 import struct
 from pathlib import Path
 
@@ -27,6 +28,8 @@ _LIMITS = struct.Struct(
     "=8QI4x"
 )  # struct if_dqblk: hard and soft blocks, space, hard and soft inodes, inodes, times, valid
 _BLOCK, _BLOCKS_VALID = 1024, 1
+_SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_CHANGED = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ESTALE)
 
 
 def unsupported(folder: str) -> str | None:
@@ -51,12 +54,7 @@ def limit(folder: Path, size: int | None) -> None:
     """At most `size` bytes in `folder`; None: no limit. Raises OSError."""
     project = int.from_bytes(hashlib.sha256(os.fsencode(folder)).digest()[:4], "big") % (1 << 31) or 1
     if size is not None:
-        for top, folders, files in os.walk(folder):
-            _assign(top, project, folder=True)
-            for each in (*folders, *files):
-                path = f"{top}/{each}"
-                if os.path.isfile(path) and not os.path.islink(path):  # noqa: PTH113, PTH114
-                    _assign(path, project, folder=False)
+        _assign_all(folder, project)
     blocks = -(-size // _BLOCK) if size is not None else 0
     request = _LIMITS.pack(blocks, blocks, 0, 0, 0, 0, 0, 0, _BLOCKS_VALID)
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -76,17 +74,53 @@ def limit(folder: Path, size: int | None) -> None:
         os.close(fd)
 
 
-def _assign(path: str, project: int, *, folder: bool) -> None:
-    """What is made in a folder from now on belongs to its project, too."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+def _assign_all(folder: Path, project: int) -> None:
+    """All that is there, name by name beneath its own folder: a container may put a symlink in the place of a folder
+    meanwhile, and nest deeper than a stack or a path of ours goes. What goes away or changes its kind is passed over."""
+    top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    left = [(top, iter(_entered(top, project)))]
     try:
-        raw = bytearray(_ATTRIBUTES.size)
-        fcntl.ioctl(fd, _GET_ATTRIBUTES, raw)
-        flags, extent, extents, _, cow = _ATTRIBUTES.unpack(raw)
-        wanted = flags | _INHERIT if folder else flags
-        fcntl.ioctl(fd, _SET_ATTRIBUTES, _ATTRIBUTES.pack(wanted, extent, extents, project, cow))
+        while left:
+            fd, coming = left[-1]
+            name = next(coming, None)
+            if name is None:
+                os.close(left.pop()[0])
+                continue
+            try:
+                kind = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+                if not stat.S_ISDIR(kind) and not stat.S_ISREG(kind):
+                    continue
+                child = os.open(name, os.O_RDONLY | _SAFE, dir_fd=fd)
+            except OSError as error:
+                if error.errno in _CHANGED:
+                    continue
+                raise
+            if stat.S_ISDIR(os.fstat(child).st_mode):
+                left.append((child, iter(())))  # closed with the others, whatever fails
+                left[-1] = child, iter(_entered(child, project))
+                continue
+            try:
+                if stat.S_ISREG(os.fstat(child).st_mode):
+                    _assign(child, project, folder=False)
+            finally:
+                os.close(child)
     finally:
-        os.close(fd)
+        for fd, _ in left:
+            os.close(fd)
+
+
+def _entered(fd: int, project: int) -> list[str]:
+    """The names in a folder that belongs to the project now, as does what is made in it from here on."""
+    _assign(fd, project, folder=True)
+    return os.listdir(fd)
+
+
+def _assign(fd: int, project: int, *, folder: bool) -> None:
+    raw = bytearray(_ATTRIBUTES.size)
+    fcntl.ioctl(fd, _GET_ATTRIBUTES, raw)
+    flags, extent, extents, _, cow = _ATTRIBUTES.unpack(raw)
+    wanted = flags | _INHERIT if folder else flags
+    fcntl.ioctl(fd, _SET_ATTRIBUTES, _ATTRIBUTES.pack(wanted, extent, extents, project, cow))
 
 
 def _options(path: Path) -> set[str]:
