@@ -39,13 +39,7 @@ def canonical(text: str, folder: str) -> str:
 def path_of(name: str) -> str | None:
     """The folder or file of a whole name; None: it is a registry's."""
     transport, _, rest = name.partition(":")
-    if transport not in FILES:
-        return None
-    path, colon, tag = rest.rpartition(":")
-    if not colon or "/" in tag:
-        return rest
-    head, more, name = path.rpartition(":")
-    return head if transport == "docker-archive" and more and "/" not in name else path
+    return _split(transport, rest)[0] if transport in FILES else None
 
 
 def _registry(text: str) -> str:
@@ -81,15 +75,18 @@ def _host(name: str) -> tuple[str, str]:
 
 
 def _file(rest: str, transport: str, folder: str) -> str:
-    path, colon, tag = rest.rpartition(":")
-    if not colon or "/" in tag:
-        path, colon, tag = rest, "", ""
+    path, colon, tag = _split(transport, rest)
     if not path:
         raise ValueError(f"{transport}: needs a path")
-    if transport == "docker-archive" and colon:  # NAME:TAG, as docker save writes it
-        head, more, name = path.rpartition(":")
-        if more and "/" not in name:
-            path, tag = head, f"{name}:{tag}"
-    elif colon and not _TAG.fullmatch(tag):
+    if (colon and not tag) or (transport != "docker-archive" and colon and not _TAG.fullmatch(tag)):
         raise ValueError(f"{tag or 'nothing'} after : is no tag")
     return f"{posixpath.normpath(posixpath.join(folder, path))}{colon}{tag}"
+
+
+def _split(transport: str, rest: str) -> tuple[str, str, str]:
+    """Path, colon and tag. In an archive of `docker save` the tag is a name with colons and slashes of its own, so a path
+    has no colon."""
+    if transport == "docker-archive":
+        return rest.partition(":")
+    path, colon, tag = rest.rpartition(":")
+    return (path, colon, tag) if colon and "/" not in tag else (rest, "", "")

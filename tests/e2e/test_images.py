@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import REPOSITORY, Done, Stage, staged
-from tests.images_lab import File, Image, Registry, registry, shell
+from tests.kernel.image_lab import Registry, image, registry, shell
+from tests.kernel.layer_lab import file, folder
 from tests.waiting import until
 
 pytestmark = pytest.mark.root
@@ -27,7 +28,7 @@ class Shop:
     registry: Registry
 
     def run(self, *arguments: str, code: int = 0) -> Done:
-        return self.stage.run(*arguments, code=code, REGISTRY=self.registry.host)
+        return self.stage.run(*arguments, code=code, REGISTRY=self.registry.address)
 
     def apply(self, code: int = 0) -> Done:
         return self.run("apply", "-f", "images.yaml", "--timeout", "2m", code=code)
@@ -37,25 +38,25 @@ class Shop:
 
 
 @contextmanager
-def served(stage: Stage, folder: Path) -> Iterator[Registry]:
-    with registry(folder, netns=stage.netns) as found:
+def served(stage: Stage, place: Path) -> Iterator[Registry]:
+    with registry(place, netns=stage.netns) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry's storage with the images of the example: filled from where the network is."""
-    folder = tmp_path_factory.mktemp("registry")
-    with registry(folder) as there:
+    place = tmp_path_factory.mktemp("registry")
+    with registry(place) as there:
         script = REPOSITORY / "examples/images/fill.sh"
-        done = subprocess.run(["sh", script, there.host], capture_output=True, text=True, check=False)
+        done = subprocess.run(["sh", script, there.address], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
-    return folder
+    return place
 
 
 @pytest.fixture(scope="module")
-def shop(folder: Path) -> Iterator[Shop]:
-    with staged() as stage, served(stage, folder) as there:
+def shop(stored: Path) -> Iterator[Shop]:
+    with staged() as stage, served(stage, stored) as there:
         shop = Shop(stage, there)
         shop.apply()
         yield shop
@@ -70,7 +71,9 @@ def test_each_image_says_how_it_is_run(shop: Shop) -> None:
     assert found["health"]["probe"]["command"] == ["ready"]
     assert found["env"]["STORE_MEMORY"] == "32mb"
     assert shop.stage.ps()["container/store-1/store"]["health"] == "healthy"
-    told = json.loads(shop.run("rootfs", "inspect", f"{shop.registry.host}/demo/store:1", "-o", "json").out)
+    told = json.loads(
+        shop.run("rootfs", "inspect", f"{shop.registry.address}/demo/store:1", "-o", "json").out
+    )
     assert told["config"]["config"]["Volumes"] == {"/data": {}} and told["stacks"] == ["images"]
     assert shop.run("plan", "-f", "images.yaml", "--check").out.startswith("No changes.")
 
@@ -114,9 +117,9 @@ def test_another_container_of_an_image_copies_nothing(shop: Shop) -> None:
 def test_a_tag_that_moved_is_another_image_where_it_is_asked_always(shop: Shop) -> None:
     before = shop.pids()
     config = {"Cmd": ["/bin/httpd", "-f", "-p", "80", "-h", "/www"]}
-    other = Image([shell(), {"www/index.html": File(data=b"the next one\n")}], config)
-    shop.registry.push("demo/web:1", other)
-    shop.registry.push("demo/store:1", other)
+    other = image(shell(), [folder("www"), file("www/index.html", b"the next one\n")], said=config)
+    shop.registry.push(other, "demo/web:1")
+    shop.registry.push(other, "demo/store:1")
     plan = shop.run("plan", "-f", "images.yaml", "--check", code=3).out
     assert "source.digest  sha256:" in plan
     assert "rootfs/web" in plan and "rootfs/store" not in plan, "missing: asked the first time alone"
@@ -129,7 +132,7 @@ def test_a_tag_that_moved_is_another_image_where_it_is_asked_always(shop: Shop) 
 
 def test_without_its_registry_an_apply_fails_and_what_runs_stays(shop: Shop) -> None:
     before = shop.pids()
-    gone = replace(shop, registry=replace(shop.registry, host="127.0.0.1:9"))
+    gone = replace(shop, registry=replace(shop.registry, address="127.0.0.1:9"))
     shop.stage.edit("images.yaml", "hello from the manifest", "hello again")
     failed = gone.apply(code=2)
     assert "error[ORC402]" in failed.err and "cannot reach 127.0.0.1:9: connection refused" in failed.err
@@ -138,7 +141,7 @@ def test_without_its_registry_an_apply_fails_and_what_runs_stays(shop: Shop) -> 
     assert shop.stage.curl("http://127.0.0.1:8089/").code == 0
 
 
-def test_an_archive_of_a_build_runs_without_a_registry(folder: Path, tmp_path: Path) -> None:
+def test_an_archive_of_a_build_runs_without_a_registry(tmp_path: Path) -> None:
     """We build no Containerfiles: buildah does, and `oci-archive:` takes what it made."""
     (tmp_path / "busybox").write_bytes(Path(os.path.realpath("/bin/busybox")).read_bytes())
     (tmp_path / "busybox").chmod(0o755)

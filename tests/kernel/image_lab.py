@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import tarfile
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.drivers.rootfs.oci.manifests import architecture
-from tests.kernel.layer_lab import Entry, packed, sha256
+from tests.kernel.layer_lab import Entry, file, folder, packed, sha256, symlink
 from tests.waiting import until
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -84,18 +85,18 @@ def index(*images: tuple[Image, dict[str, str]]) -> Image:
     return Image([], {**blobs, sha256(raw): raw}, raw, b"")
 
 
-def layout(folder: Path, **images: Image) -> Path:
+def layout(place: Path, **images: Image) -> Path:
     """An OCI layout of images by their tags."""
     entries = []
-    (folder / "blobs" / "sha256").mkdir(parents=True)
+    (place / "blobs" / "sha256").mkdir(parents=True)
     for tag, each in images.items():
         kind = json.loads(each.manifest)["mediaType"]
         entries.append(digested(each.manifest, kind, annotations={"org.opencontainers.image.ref.name": tag}))
         for digest, blob in each.blobs.items():
-            (folder / "blobs" / "sha256" / digest.removeprefix("sha256:")).write_bytes(blob)
-    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": entries}))
-    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-    return folder
+            (place / "blobs" / "sha256" / digest.removeprefix("sha256:")).write_bytes(blob)
+    (place / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": entries}))
+    (place / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    return place
 
 
 def docker_save(path: Path, each: Image, *tags: str, gz: bool = False) -> Path:
@@ -120,6 +121,20 @@ def docker_save(path: Path, each: Image, *tags: str, gz: bool = False) -> Path:
     return path
 
 
+def shell() -> list[Entry]:
+    """A layer in which /bin/sh and its tools really run: Debian's static busybox."""
+    busybox = shutil.which("busybox")
+    assert busybox is not None, "busybox-static is not installed"
+    names = ("sh", "cat", "sleep", "id", "ls", "hostname", "httpd")
+    return [
+        *(folder(each) for each in ("bin", "etc", "proc", "sys", "dev", "run", "tmp")),
+        file("bin/busybox", Path(busybox).read_bytes(), mode=0o755),
+        *(symlink(f"bin/{each}", "busybox") for each in names),
+        file("etc/passwd", b"root:x:0:0::/root:/bin/sh\n"),
+        file("etc/group", b"root:x:0:\n"),
+    ]
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
@@ -127,27 +142,34 @@ def free_port() -> int:
 
 @dataclass
 class Registry:
-    """Debian's docker-registry. `address` is HOST:PORT."""
+    """Debian's docker-registry. `address` is HOST:PORT, in the network namespace that `inside` leads to."""
 
     address: str
     base: Path
     process: subprocess.Popen[bytes]
+    inside: tuple[str, ...] = ()
 
     def push(self, each: Image, name: str, *flags: str) -> None:
-        folder = layout(self.base / f"push-{len(list(self.base.iterdir()))}", x=each)
+        place = layout(self.base / f"push-{len(list(self.base.iterdir()))}", x=each)
         plain = () if flags else ("--dest-tls-verify=false",)
         subprocess.run(
             [
+                *self.inside,
                 "skopeo",
                 "copy",
                 "-q",
                 "--all",
                 *(flags or plain),
-                f"oci:{folder}:x",
+                f"oci:{place}:x",
                 f"docker://{self.address}/{name}",
             ],
             check=True,
         )
+
+    def blobs_served(self) -> int:
+        """How many times a blob was sent whole."""
+        said = (self.base / "log").read_text()
+        return len(re.findall(r'"GET /v2/\S+/blobs/\S+ HTTP[^"]*" 200', said))
 
     def stop(self) -> None:
         self.process.terminate()
@@ -166,10 +188,15 @@ class Registry:
 
 @contextlib.contextmanager
 def registry(
-    base: Path, *, users: str | None = None, tls: tuple[Path, Path] | None = None
+    base: Path,
+    *,
+    users: str | None = None,
+    tls: tuple[Path, Path] | None = None,
+    netns: str | None = None,
 ) -> Iterator[Registry]:
-    """`users`: what htpasswd -B made; `tls`: certificate and key."""
-    base.mkdir(parents=True)
+    """`users`: what htpasswd -B made; `tls`: certificate and key; `netns`: a named network namespace to serve in."""
+    base.mkdir(parents=True, exist_ok=True)
+    inside = ("nsenter", f"--net=/run/netns/{netns}", "--") if netns else ()
     port = free_port()
     config: dict[str, Any] = {
         "version": "0.1",
@@ -185,24 +212,18 @@ def registry(
     (base / "config.yml").write_text(json.dumps(config))  # JSON is YAML
     with open(base / "log", "wb") as log:
         process = subprocess.Popen(
-            ["docker-registry", "serve", base / "config.yml"],
+            [*inside, "docker-registry", "serve", base / "config.yml"],
             stdout=log,
             stderr=log,
             env={**os.environ, "OTEL_TRACES_EXPORTER": "none"},
         )
     try:
-        until(lambda: _listens(port) or process.poll() is not None)
+        until(lambda: "listening on" in (base / "log").read_text() or process.poll() is not None)
         assert process.poll() is None, (base / "log").read_text()
-        yield Registry(f"127.0.0.1:{port}", base, process)
+        yield Registry(f"127.0.0.1:{port}", base, process, inside)
     finally:
         process.kill()
         process.wait()
-
-
-def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
 
 
 @dataclass

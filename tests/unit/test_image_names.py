@@ -31,6 +31,7 @@ DIGEST = "sha256:" + "a" * 64
         ("oci-archive:./a.tar", "oci-archive:/s/a.tar"),
         ("docker-archive:/x/a.tar", "docker-archive:/x/a.tar"),
         ("docker-archive:a.tar:app:1", "docker-archive:/s/a.tar:app:1"),
+        ("docker-archive:a.tar:shop/app:1", "docker-archive:/s/a.tar:shop/app:1"),
     ],
 )
 def test_what_is_left_out_is_filled_in(written: str, whole: str) -> None:
@@ -39,7 +40,13 @@ def test_what_is_left_out_is_filled_in(written: str, whole: str) -> None:
 
 
 def test_paths_of_what_lies_on_this_host() -> None:
-    names = ("oci:/a/b", "oci:/a/b:v1", "oci-archive:/a.tar:x", "docker-archive:/a.tar:app:1", "oci:/a/b:c/d")
+    names = (
+        "oci:/a/b",
+        "oci:/a/b:v1",
+        "oci-archive:/a.tar:x",
+        "docker-archive:/a.tar:s/app:1",
+        "oci:/a/b:c/d",
+    )
     assert [path_of(each) for each in names] == ["/a/b", "/a/b", "/a.tar", "/a.tar", "/a/b:c/d"]
     assert path_of("docker://docker.io/library/nginx:latest") is None
 
