@@ -11,7 +11,7 @@ TEXT = (REPOSITORY / "docs/faults.md").read_text()
 
 def test_every_fault_has_a_row() -> None:
     rows = re.findall(r"^\| (F\d\d) ", TEXT, re.M)
-    assert rows == [f"F{number:02}" for number in range(1, 29)]
+    assert rows == [f"F{number:02}" for number in (*range(1, 29), 31)]
 
 
 def test_every_test_that_is_named_exists() -> None:
