@@ -69,7 +69,7 @@ clean-demo: venv ## remove what `make run` made, its data too
 # `init: true` binds a small init of the host's: its test wants one.
 # strace plants failing system calls. Images come from a registry on loopback, recipes from the host's mirrors.
 # buildah makes an image, umoci unpacks the one that ours is compared with.
-test: PACKAGES += catatonit strace mmdebstrap skopeo docker-registry apache2-utils openssl busybox-static buildah umoci
+test: PACKAGES += catatonit strace mmdebstrap gpg skopeo docker-registry apache2-utils openssl busybox-static buildah umoci
 test: dev ## every test, then the check that nothing is left behind
 	@if [ -x tests/vm/setup.sh ]; then tests/vm/setup.sh; fi
 	@status=0; \
