@@ -152,14 +152,38 @@ def test_links_that_a_line_made_lead_nowhere_else(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in host.rglob("*") if path.is_file()} == before
 
 
-def test_killed_in_the_middle_it_leaves_no_mount_and_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_ended_among_the_packages_it_leaves_nothing_in_tmp(tmp_path: Path, number: signal.Signals) -> None:
+    before = set(Path("/tmp").glob("mmdebstrap.*"))  # where it would be by itself
+    child = started(tmp_path, "")
+    try:
+        until(lambda: any(tmp_path.rglob("var/lib/dpkg/status")), 60)
+        assert child.poll() is None
+    finally:
+        child.send_signal(number)
+        child.wait()
+    assert set(Path("/tmp").glob("mmdebstrap.*")) <= before
+    until(lambda: subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, check=False).returncode)
+    store = ContentStore(Layout.at(tmp_path))
+    for each in store.half_made():
+        store.discard(each)
+    assert not store.half_made() and not store.contents()
+
+
+def started(folder: Path, line: str) -> subprocess.Popen[bytes]:
+    """A process of its own that builds in the store at `folder`."""
     program = (
         "import sys; from orchestrator.drivers.rootfs.debian.recipes import *\n"
         "from orchestrator.ports.layout import Layout\n"
-        "recipe = Recipe(suite='bookworm', run=('sleep 4321',))\n"
+        "recipe = Recipe(suite='bookworm', run=tuple(filter(None, sys.argv[2:])))\n"
         "Recipes(ContentStore(Layout.at(sys.argv[1]))).fetch(recipe, Pin(digest=None), lambda each: None)\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=Path(__file__).parents[2])
+    command = (sys.executable, "-c", program, str(folder), line)
+    return subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL)
+
+
+def test_killed_in_the_middle_it_leaves_no_mount_and_no_process(tmp_path: Path) -> None:
+    child = started(tmp_path, "sleep 4321")
 
     def sleeps() -> bool:
         return (
@@ -174,6 +198,7 @@ def test_killed_in_the_middle_it_leaves_no_mount_and_no_process(tmp_path: Path) 
     until(lambda: not sleeps())
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
     store = ContentStore(Layout.at(tmp_path))
-    (left,) = store.half_made()
-    store.discard(left)
+    assert store.half_made()
+    for each in store.half_made():
+        store.discard(each)
     assert not store.half_made() and not store.contents()

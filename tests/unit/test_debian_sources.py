@@ -64,6 +64,12 @@ def test_both_forms_are_read(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("word", ["NO", "false", "off", "0"])
+def test_a_source_is_off_as_apt_reads_it(tmp_path: Path, word: str) -> None:
+    text = DEB822.replace("Enabled: no", f"Enabled: {word}")
+    assert not [each.uri for each in read_sources(host(tmp_path, deb822=text)) if "off" in each.uri]
+
+
 def test_another_release_comes_from_the_same_mirrors(tmp_path: Path) -> None:
     root = host(tmp_path, deb822=DEB822)
     assert [each.rsplit("] ")[-1].removeprefix("deb ") for each in sources_of("trixie", root)] == [

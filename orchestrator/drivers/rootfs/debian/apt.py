@@ -20,6 +20,7 @@ _SETTINGS = (
     "Acquire::ForceIPv4",
     "Acquire::ForceIPv6",
 )
+_OFF = ("no", "false", "without", "off", "disable", "0")  # as apt reads a boolean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +130,7 @@ def _stanzas(text: str) -> Iterator[Source]:
                 name, _, value = line.partition(":")
                 name = name.strip().lower()
                 fields[name] = value.strip()
-        if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes") == "no":
+        if "deb" not in fields.get("types", "").split() or fields.get("enabled", "").lower() in _OFF:
             continue
         options = {}
         if (key := fields.get("signed-by", "")) and key.startswith("/"):

@@ -1,8 +1,8 @@
 """One build: packages by mmdebstrap(1), then the recipe's files, then its lines, in namespaces that end with us.
 
-In: a recipe and an empty folder. Out: the folder filled, lines of the log as they come. What runs on the host gets
-the recipe's words as arguments, never as a program; its lines run inside, confined as containers are (`confined`); all in
-mount and pid namespaces that end with us, so that a kill -9 leaves neither a mount nor a process.
+In: a recipe, an empty folder, another one for temporary files. Out: the folder filled, lines of the log as they come.
+What runs on the host gets the recipe's words as arguments, never as a program; its lines run inside, confined as containers
+are (`confined`); all in mount and pid namespaces that end with us, so that a kill -9 leaves neither a mount nor a process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -55,11 +55,11 @@ _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", 
 _POLICY = b"#!/bin/sh\nexit 101\n"  # invoke-rc.d(8): nothing is to be started
 
 
-def build(recipe: Recipe, folder: Path, log: IO[bytes], told: Told) -> None:
-    """StepError with the log's last words where it fails."""
+def build(recipe: Recipe, folder: Path, scratch: Path, log: IO[bytes], told: Told) -> None:
+    """StepError with the log's last words where it fails. `scratch`: whoever kills us finds nothing of ours elsewhere."""
     if shutil.which("mmdebstrap") is None:
         raise HostError(f"{recipe.name}: mmdebstrap is not installed", hint="apt install mmdebstrap")
-    _packages(recipe, folder, log, told)
+    _packages(recipe, folder, scratch, log, told)
     root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for each in recipe.files:
@@ -70,18 +70,22 @@ def build(recipe: Recipe, folder: Path, log: IO[bytes], told: Told) -> None:
         os.close(root)
 
 
-def _packages(recipe: Recipe, folder: Path, log: IO[bytes], told: Told) -> None:
+def _packages(recipe: Recipe, folder: Path, scratch: Path, log: IO[bytes], told: Told) -> None:
     options = [
         *("--mode=root", f"--variant={recipe.variant}", "--format=directory", "--verbose"),
         *("--aptopt=APT::Install-Recommends false", "--aptopt=Acquire::Languages none"),
         *(f"--aptopt={each}" for each in apt.settings()),
         *(f"--include={each}" for each in recipe.packages),
     ]
+    # apt_auth.conf(5); else they are looked for in the new root.
+    if Path("/etc/apt/auth.conf").is_file():
+        options.append("--aptopt=Dir::Etc::netrc /etc/apt/auth.conf")
     if Path("/etc/apt/auth.conf.d").is_dir():
         options.append("--aptopt=Dir::Etc::netrcparts /etc/apt/auth.conf.d/")
     sources = "".join(f"{line}\n" for line in apt.sources_of(recipe.suite))
     command = ("mmdebstrap", *options, recipe.suite, os.fspath(folder), "-")
-    _watched(command, recipe, log, told, stdin=sources)
+    # Ended by a signal, it leaves its gpg's folder behind.
+    _watched(command, recipe, log, told, stdin=sources, env={"TMPDIR": os.fspath(scratch)})
 
 
 def run_lines(recipe: Recipe, folder: Path, root: int, log: IO[bytes], told: Told) -> None:
@@ -122,6 +126,7 @@ def _watched(
     *,
     stdin: str = "",
     what: str = "mmdebstrap",
+    env: Mapping[str, str] | None = None,
 ) -> None:
     """Runs to its end; each line of output goes into the log and is told."""
     process = subprocess.Popen(
@@ -129,7 +134,7 @@ def _watched(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=_environment(),
+        env={**_environment(), **(env or {})},
         cwd="/",
         umask=0o022,
     )

@@ -73,8 +73,9 @@ class Recipes:
                 watch(Progress(wish=wish, stage="build", line=text))
 
         line("")
-        with self._store.log(wish.key) as log:
-            building.build(wish, folder, log, line)
+        scratch = self._store.making(f"recipe-{wish.key[:24]}-scratch")  # collected as what is half made is
+        with scratch as temporary, self._store.log(wish.key) as log:
+            building.build(wish, folder, temporary, log, line)
         packages = installed(folder)
         normalise(folder, apt.public(apt.sources_of(wish.suite)))
         found = listing(folder)
